@@ -1,0 +1,276 @@
+"""The error tree: everything this package raises on purpose, in one picture.
+
+    Error
+    ├── ConfigurationError            something must be set up first
+    │   ├── NoModelError              no provider could be chosen
+    │   ├── UnknownProviderError      no provider of that name
+    │   ├── UnknownModelError         the provider does not know that model
+    │   ├── MissingKeyError           the provider's key variable is not set
+    │   └── LocalModelError           the local model is not installed or does not start
+    ├── InputError (ValueError)       what was asked cannot be sent
+    │   ├── EmptyPromptError          nothing to send
+    │   └── UnknownColumnError        the frame has no such column
+    ├── CallError                     a call that did not end well; it has a row in the ledger
+    │   ├── ProviderError             the provider answered with an error status
+    │   │   ├── AuthenticationError   401, 403
+    │   │   ├── RateLimitError        429
+    │   │   └── ContextLengthError    the prompt does not fit the model
+    │   ├── UnreachableError          no connection to the provider
+    │   ├── CallTimeoutError          no answer in time
+    │   ├── StreamCutError            a stream ended without its terminal event
+    │   ├── CanceledError             stopped by the caller
+    │   ├── RefusedError              not sent: a rule forbids it
+    │   └── ReplayMissError           replay="only", and the call is not recorded
+    ├── StoreError                    the ledger cannot do it
+    │   ├── LedgerLockedError         another program holds the file
+    │   ├── LedgerCorruptError        the file is damaged; it is never reset silently
+    │   ├── LedgerReadOnlyError       the file or its folder cannot be written
+    │   ├── LedgerTooNewError         written by a newer version
+    │   ├── DiskFullError             no room; nothing is sent until there is
+    │   ├── KeeperUnavailableError    the process that holds the file does not answer
+    │   ├── TransactionError          a transaction was rolled back
+    │   └── QueryError                wrong SQL
+    ├── BatchError                    on_error="raise": a row failed
+    └── DeadlockError                 a sync call made on the loop that would have to answer it
+
+A message says what happened and names the cure. Floor 0: imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from types import TracebackType
+
+__all__ = [
+    "AuthenticationError",
+    "BatchError",
+    "CallError",
+    "CallTimeoutError",
+    "CanceledError",
+    "ConfigurationError",
+    "ContextLengthError",
+    "DeadlockError",
+    "DiskFullError",
+    "EmptyPromptError",
+    "Error",
+    "InputError",
+    "KeeperUnavailableError",
+    "LedgerCorruptError",
+    "LedgerLockedError",
+    "LedgerReadOnlyError",
+    "LedgerTooNewError",
+    "LocalModelError",
+    "MissingKeyError",
+    "NoModelError",
+    "ProviderError",
+    "QueryError",
+    "RateLimitError",
+    "RefusedError",
+    "ReplayMissError",
+    "StoreError",
+    "StreamCutError",
+    "TransactionError",
+    "UnknownColumnError",
+    "UnknownModelError",
+    "UnknownProviderError",
+    "UnreachableError",
+]
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class Error(Exception):
+    """The root of the tree.
+
+    Attributes:
+        message: what happened, in one sentence.
+        cure: what to do about it; may be empty.
+        code: a short machine-readable word.
+        retryable: whether the same call may succeed later without a change.
+        retry_after: seconds to wait before that, where it is known.
+        request_id: the row in ``requests``, where there is one.
+    """
+
+    code = "error"
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        cure: str = "",
+        code: str | None = None,
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        # The first base is named and not found by super(): in providers/ some classes are also SDK errors,
+        # whose __init__ wants a request.
+        Exception.__init__(self, message)
+        self.message = message
+        self.cure = cure
+        self.code = code or type(self).code
+        self.retryable = type(self).retryable if retryable is None else retryable
+        self.retry_after = retry_after
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.cure}" if self.cure else self.message
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a stack: one block with the line of the user's own code.
+
+        IPython's protocol: a list of lines, drawn as plain text by every front end.
+        """
+        lines = [f"{type(self).__name__}: {self.message}"]
+        if self.cure:
+            lines += [f"  {line}" for line in self.cure.splitlines()]
+        if self.request_id:
+            lines.append(f"  recorded as request {self.request_id}")
+        if place := _users_line(self.__traceback__):
+            lines.append(f"  at {place}")
+        return lines
+
+
+def _users_line(tb: TracebackType | None) -> str:
+    """``file:line  source`` of the innermost frame outside this package, or an empty string."""
+    for frame in reversed(traceback.extract_tb(tb)):
+        foreign = frame.filename.startswith(_HERE) or f"{os.sep}site-packages{os.sep}" in frame.filename
+        if not foreign and f"{os.sep}lib{os.sep}python" not in frame.filename:
+            return f"{os.path.basename(frame.filename)}:{frame.lineno}  {frame.line or ''}".rstrip()
+    return ""
+
+
+class ConfigurationError(Error):
+    code = "configuration"
+
+
+class NoModelError(ConfigurationError):
+    code = "no_model"
+
+
+class UnknownProviderError(ConfigurationError):
+    code = "unknown_provider"
+
+
+class UnknownModelError(ConfigurationError):
+    code = "unknown_model"
+
+
+class MissingKeyError(ConfigurationError):
+    code = "missing_key"
+
+
+class LocalModelError(ConfigurationError):
+    code = "local_model"
+
+
+class InputError(Error, ValueError):
+    code = "invalid_input"
+
+
+class EmptyPromptError(InputError):
+    code = "empty_prompt"
+
+
+class UnknownColumnError(InputError):
+    code = "unknown_column"
+
+
+class CallError(Error):
+    code = "call_failed"
+
+
+class ProviderError(CallError):
+    """The provider answered with an error; ``status`` is the HTTP status."""
+
+    code = "provider_error"
+    status: int | None = None
+
+
+class AuthenticationError(ProviderError):
+    code = "authentication"
+
+
+class RateLimitError(ProviderError):
+    code = "rate_limit"
+    retryable = True
+
+
+class ContextLengthError(ProviderError):
+    code = "context_length"
+
+
+class UnreachableError(CallError):
+    code = "unreachable"
+    retryable = True
+
+
+class CallTimeoutError(CallError):
+    code = "timeout"
+    retryable = True
+
+
+class StreamCutError(CallError):
+    code = "cut"
+    retryable = True
+
+
+class CanceledError(CallError):
+    code = "canceled"
+
+
+class RefusedError(CallError):
+    code = "refused"
+
+
+class ReplayMissError(CallError):
+    code = "replay_miss"
+
+
+class StoreError(Error):
+    code = "store"
+
+
+class LedgerLockedError(StoreError):
+    code = "ledger_locked"
+    retryable = True
+
+
+class LedgerCorruptError(StoreError):
+    code = "ledger_corrupt"
+
+
+class LedgerReadOnlyError(StoreError):
+    code = "ledger_read_only"
+
+
+class LedgerTooNewError(StoreError):
+    code = "ledger_too_new"
+
+
+class DiskFullError(StoreError):
+    code = "disk_full"
+    retryable = True
+
+
+class KeeperUnavailableError(StoreError):
+    code = "keeper_unavailable"
+    retryable = True
+
+
+class TransactionError(StoreError):
+    code = "transaction"
+
+
+class QueryError(StoreError):
+    code = "query"
+
+
+class BatchError(Error):
+    code = "batch"
+
+
+class DeadlockError(Error):
+    code = "deadlock"

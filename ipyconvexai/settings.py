@@ -1,0 +1,146 @@
+"""Defaults, environment variables and secrets. Floor 0: imports errors and values only.
+
+Promises: a key is held in a ``Secret``, whose repr, str and pickle never show it, and every key this process knows
+is removed by ``redact`` before anything is written down.
+"""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import json
+import os
+import re
+import time
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ipyconvexai.errors import InputError
+from ipyconvexai.values import Replay
+
+__all__ = ["Secret", "Settings", "known_secrets", "redact", "remember_secret"]
+
+DEFAULT_TIMEOUT = 600.0  # seconds; the SDK's own default
+DEFAULT_RETRIES = 4  # attempts after the first, for calls of our own; clients of the SDK keep its default of 2
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One App's settings. ``from_environment`` fills them; keyword arguments of ``connect`` override.
+
+    Attributes:
+        path: the ledger file, or ":memory:".
+        model: ``provider:model`` used where none is named; None: chosen (see ``ai.doctor()``).
+        user: who asks; recorded with each call.
+        replay: the policy where a call names none.
+        record: "full", or "metadata" to keep hashes, sizes, usage and outcomes and no content.
+        timeout: seconds one attempt may take.
+        retries: attempts after the first.
+    """
+
+    path: str
+    model: str | None = None
+    user: str | None = None
+    replay: Replay = Replay.OFF
+    record: str = "full"
+    timeout: float = DEFAULT_TIMEOUT
+    retries: int = DEFAULT_RETRIES
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
+        settings = cls(
+            path=environ.get("IPYCONVEXAI_DB") or str(default_ledger()),
+            model=environ.get("IPYCONVEXAI_MODEL") or None,
+            user=environ.get("JUPYTERHUB_USER") or _login_name(),
+            replay=parse_replay(environ.get("IPYCONVEXAI_REPLAY") or "off"),
+            record=environ.get("IPYCONVEXAI_RECORD") or "full",
+        )
+        given = {name: value for name, value in overrides.items() if value is not None}
+        settings = replace(settings, **given)
+        if settings.record not in ("full", "metadata"):
+            raise InputError(f"record={settings.record!r} is not known", cure='Use record="full" or record="metadata".')
+        return settings
+
+
+def default_ledger() -> Path:
+    """One ledger per person, in the platform's folder for a user's data."""
+    import platformdirs  # at first use: 2 ms
+
+    return Path(platformdirs.user_data_dir("ipyconvexai", appauthor=False)) / "ledger.duckdb"
+
+
+def parse_replay(value: str | Replay) -> Replay:
+    try:
+        return Replay(value)
+    except ValueError:
+        raise InputError(f"replay={value!r} is not known", cure='Use replay="off", "reuse" or "only".') from None
+
+
+def _login_name() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number without a name
+        return None
+
+
+class Secret:
+    """A key that does not show itself: not in repr, str, format, pickle or ``vars``."""
+
+    __slots__ = ("__reveal",)
+
+    def __init__(self, value: str) -> None:
+        self.__reveal = lambda: value
+        remember_secret(value)
+
+    def reveal(self) -> str:
+        return self.__reveal()
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __bool__(self) -> bool:
+        return bool(self.__reveal())
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret does not travel: set the key in the environment of the other process")
+
+
+# ---------------------------------------------------------------------------------------------- redaction
+_SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+_SHORTEST = 8  # a shorter value would blank out ordinary words
+_RESCAN_AFTER = 1.0  # seconds between looks at the environment
+_forms: dict[str, tuple[str, ...]] = {}
+_scanned = -_RESCAN_AFTER
+
+
+def remember_secret(value: str) -> None:
+    """From now on `value` is removed by ``redact``, also JSON-escaped, URL-escaped and in base64."""
+    if len(value) < _SHORTEST or value in _forms:
+        return
+    encoded = base64.b64encode(value.encode()).decode().rstrip("=")
+    forms = {value, json.dumps(value)[1:-1], urllib.parse.quote(value, safe=""), encoded}
+    _forms[value] = tuple(sorted(forms, key=len, reverse=True))
+
+
+def known_secrets() -> list[str]:
+    """The values ``redact`` looks for: every key met so far and what the environment holds under a telling name."""
+    global _scanned
+    now = time.monotonic()
+    if now - _scanned >= _RESCAN_AFTER:
+        _scanned = now
+        for name, value in list(os.environ.items()):
+            if _SECRET_NAME.search(name):
+                remember_secret(value)
+    return list(_forms)
+
+
+def redact(text: str) -> str:
+    """`text` without the keys this process knows. It cannot find a secret that it does not know."""
+    for secret in known_secrets():
+        for form in _forms[secret]:
+            if form in text:
+                text = text.replace(form, "***")
+    return text

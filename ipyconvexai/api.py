@@ -1,0 +1,84 @@
+"""The plain functions of the public interface, over the current app. Floor 5: calls ``app``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ipyconvexai.application import TextStream, app, failure
+from ipyconvexai.errors import CallError
+from ipyconvexai.generation import Prompt
+from ipyconvexai.reply import Reply, Success
+from ipyconvexai.values import Failure, Replay
+
+__all__ = ["agenerate", "asafe_generate", "doctor", "generate", "safe_generate", "stream"]
+
+
+def generate(
+    prompt: Prompt,
+    *,
+    model: str | None = None,
+    system: str | None = None,
+    conversation: str | None = None,
+    schema: Any = None,
+    replay: str | Replay | None = None,
+    timeout: float | None = None,
+    **params: Any,
+) -> Reply:
+    """Ask a model and wait for its answer; request and answer are in the ledger before this returns.
+
+    Args:
+        prompt: a text, or a list of messages ``{"role": ..., "content": ...}``.
+        model: ``provider:model``; None: the setting, then the first provider whose key is set, a running Ollama, or
+            the local model.
+        system: the system message.
+        conversation: title or id of a durable conversation, whose newest messages go along and which keeps this one.
+        schema: a pydantic model, a dataclass or a type; the answer is parsed into ``reply.parsed``.
+        replay: "off", "reuse" or "only".
+        timeout: seconds one attempt may take.
+        **params: parameters of the provider's: temperature, max_tokens, ...
+
+    Raises:
+        EmptyPromptError, InputError: nothing was sent.
+        ConfigurationError: no model, an unknown one, or a missing key; nothing was sent.
+        CallError: the call failed; it has a row in the ledger.
+        StoreError: the ledger cannot record; nothing was sent.
+    """
+    options = {"model": model, "system": system, "conversation": conversation, "schema": schema}
+    return app().generate(prompt, **options, replay=replay, timeout=timeout, **params)
+
+
+async def agenerate(prompt: Prompt, **options: Any) -> Reply:
+    """``generate`` for async code, on any event loop; the same arguments and errors."""
+    return await app().agenerate(prompt, **options)
+
+
+def stream(prompt: Prompt, **options: Any) -> TextStream:
+    """Ask a model and read the answer while it comes: ``for text in ai.stream("..."):``; ``.reply`` at the end.
+
+    The same arguments and errors as ``generate``; also StreamCutError when the stream ends before its end.
+    """
+    return app().stream(prompt, **options)
+
+
+def safe_generate(prompt: Prompt, **options: Any) -> Success | Failure:
+    """``generate`` that never raises for what a provider does: look at ``.success``.
+
+    Raises:
+        InputError, ConfigurationError, StoreError: what has to be mended here, not there.
+    """
+    return app().safe_generate(prompt, **options)
+
+
+async def asafe_generate(prompt: Prompt, **options: Any) -> Success | Failure:
+    """``safe_generate`` for async code."""
+    try:
+        return Success(await app().agenerate(prompt, **options))
+    except CallError as error:
+        return failure(error)
+
+
+def doctor() -> str:
+    """What would be used and why: model, provider, keys (set or not, never their values), ledger, local model."""
+    from ipyconvexai.providers.catalog import doctor_report
+
+    return doctor_report(app().settings)

@@ -1,0 +1,264 @@
+"""Wires one store, its providers and the background loop into an ``App``. Floor 4.
+
+An app belongs to one ledger. ``connect`` opens one and makes it current; ``app`` is the current one, opened at first
+use over the ledger of the person. Promises: everything is closed at exit; nothing is opened or started by importing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ipyconvexai.errors import CallError
+from ipyconvexai.generation import Generator, Prompt, Question
+from ipyconvexai.loops import BackgroundLoop
+from ipyconvexai.providers import clients
+from ipyconvexai.providers.corridor import CALLER, Corridor
+from ipyconvexai.providers.network import Network
+from ipyconvexai.records import Records
+from ipyconvexai.reply import Reply, Success
+from ipyconvexai.settings import Settings
+from ipyconvexai.store.ledger import Ledger
+from ipyconvexai.store.link import open_store
+from ipyconvexai.values import Failure, Replay, Stop
+
+__all__ = ["App", "TextStream", "app", "connect"]
+
+T = TypeVar("T")
+
+
+class App:
+    """One ledger, its loop and its clients. A context manager: leaving it closes it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.loop = BackgroundLoop()
+        self.store = open_store(settings.path)
+        self.records = Ledger(self.store, record=settings.record)
+        self.ledger = Records(self.records)
+        self._network = Network()
+        corridor = Corridor(self.records, settings, self._network.send)
+        self.wiring = clients.Wiring(corridor, self.loop)
+        self.generator = Generator(self.wiring, self.records, settings)
+        self._closed = False
+        self._before: App | None = None
+        _open_apps.add(self)
+
+    # ------------------------------------------------------------------------------------------ asking
+    def generate(self, prompt: Prompt, **options: Any) -> Reply:
+        """The answer to `prompt`; see ``ipyconvexai.generate``."""
+        return self.run(self.generator.generate(question(prompt, options)))
+
+    async def agenerate(self, prompt: Prompt, **options: Any) -> Reply:
+        return await self.arun(self.generator.generate(question(prompt, options)))
+
+    def stream(self, prompt: Prompt, **options: Any) -> TextStream:
+        return TextStream(self, question(prompt, options))
+
+    def safe_generate(self, prompt: Prompt, **options: Any) -> Success | Failure:
+        try:
+            return Success(self.generate(prompt, **options))
+        except CallError as error:
+            return failure(error)
+
+    # ------------------------------------------------------------------------------------------ the bridge
+    def run(
+        self, coroutine: Coroutine[Any, Any, T], stop: Stop | None = None, tick: Callable[[], None] | None = None
+    ) -> T:
+        """The result of a coroutine of ours, waited for in the calling thread; Ctrl-C cancels it.
+
+        `tick` is called ten times a second meanwhile, in the calling thread.
+        """
+        stop = stop or Stop()
+        return self.loop.run(_with_stop(coroutine, stop), on_interrupt=stop.interrupt, tick=tick)
+
+    async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The same for a coroutine of the user's, on whatever loop it runs."""
+        if self.loop.is_current():
+            return await coroutine
+        return await asyncio.wrap_future(self.loop.submit(_with_stop(coroutine, Stop())))
+
+    # ------------------------------------------------------------------------------------------ life
+    def __enter__(self) -> App:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what runs, write what waits, leave the ledger."""
+        if self._closed:
+            return
+        self._closed = True
+        _open_apps.discard(self)
+        _forget(self)
+        if self.loop.is_running():
+            self.loop.submit(self._network.aclose()).result(5)
+        self.loop.close()
+        self.store.close()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        return f"<App of {self.store.path}{state}>"
+
+
+async def _with_stop(coroutine: Coroutine[Any, Any, T], stop: Stop) -> T:
+    CALLER.set(replace(CALLER.get(), stop=stop))
+    return await coroutine
+
+
+class TextStream:
+    """Text as it arrives, in a ``for`` or an ``async for``; ``.reply`` at the end.
+
+    Leaving the loop early stops the provider; what had come is in the ledger.
+    """
+
+    def __init__(self, owner: App, asked: Question) -> None:
+        self._app = owner
+        self._stop = Stop()
+        self._pieces: AsyncIterator[str | Reply] = owner.generator.stream(asked)
+        self._reply: Reply | None = None
+        self._text: list[str] = []
+
+    @property
+    def reply(self) -> Reply:
+        """The whole answer; before the end of the stream it is read to its end."""
+        if self._reply is None:
+            for _ in self:
+                pass
+        assert self._reply is not None
+        return self._reply
+
+    @property
+    def text(self) -> str:
+        """What has come so far."""
+        return "".join(self._text)
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            while (piece := self._app.run(self._next(), self._stop)) is not None:
+                yield piece
+        finally:
+            self.close()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        try:
+            while (piece := await self._app.arun(self._next())) is not None:
+                yield piece
+        finally:
+            await self._app.arun(self._close())
+
+    async def _next(self) -> str | None:
+        piece = await anext(self._pieces, None)
+        if isinstance(piece, Reply):
+            self._reply = piece
+            return await self._next()
+        if piece is not None:
+            self._text.append(piece)
+        return piece
+
+    async def _close(self) -> None:
+        await self._pieces.aclose()  # type: ignore[attr-defined] # an async generator
+
+    def close(self) -> None:
+        """Stop; harmless after the end."""
+        if not self._app.loop.is_current():
+            self._app.loop.submit(self._close()).result(5)
+
+
+_OPTIONS = ("model", "system", "conversation", "schema", "replay", "timeout")
+
+
+def question(prompt: Prompt, options: dict[str, Any]) -> Question:
+    """Options of ours by name, the rest are parameters of the provider's."""
+    own = {name: options.pop(name) for name in _OPTIONS if name in options}
+    return Question(prompt, **own, params=options)
+
+
+def failure(error: CallError) -> Failure:
+    return Failure(
+        error=error.message,
+        code=error.code,
+        retryable=error.retryable,
+        retry_after=error.retry_after,
+        request_id=error.request_id,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- the current app
+_lock = threading.RLock()
+_current: App | None = None
+_open_apps: weakref.WeakSet[App] = weakref.WeakSet()
+
+
+def connect(
+    path: str | None = None,
+    *,
+    model: str | None = None,
+    user: str | None = None,
+    replay: str | Replay | None = None,
+    record: str | None = None,
+    timeout: float | None = None,
+    retries: int | None = None,
+) -> App:
+    """Open a ledger and make its app the current one.
+
+    Args:
+        path: the ledger file; default IPYCONVEXAI_DB, then one ledger per person; ":memory:" keeps nothing.
+        model: ``provider:model`` used where none is named; default IPYCONVEXAI_MODEL, then chosen (``ai.doctor()``).
+        user: recorded with each call; default JUPYTERHUB_USER, then the login name.
+        replay: "off", "reuse" (answer from the ledger where it can) or "only" (never send).
+        record: "full", or "metadata" to keep no content.
+        timeout: seconds one attempt may take.
+        retries: attempts after the first.
+
+    As a context manager it closes at the end and the app before is current again.
+    """
+    from ipyconvexai.settings import parse_replay
+
+    global _current
+    settings = Settings.from_environment(
+        path=path,
+        model=model,
+        user=user,
+        replay=None if replay is None else parse_replay(replay),
+        record=record,
+        timeout=timeout,
+        retries=retries,
+    )
+    opened = App(settings)
+    with _lock:
+        opened._before = _current
+        _current = opened
+    return opened
+
+
+def app() -> App:
+    """The current app; opened at first use."""
+    global _current
+    with _lock:
+        if _current is None:
+            _current = App(Settings.from_environment())
+        return _current
+
+
+def _forget(closed: App) -> None:
+    global _current
+    with _lock:
+        if _current is closed:
+            before = closed._before
+            _current = before if before is not None and not before._closed else None
+
+
+@atexit.register
+def _close_all() -> None:
+    for opened in list(_open_apps):
+        opened.close()
+
+
+clients.wire(lambda: app().wiring)

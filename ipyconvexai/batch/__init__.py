@@ -1,0 +1,1 @@
+"""Batches: frames -> documents -> results -> frames. Floor 5: calls the app and what is below it."""

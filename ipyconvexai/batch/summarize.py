@@ -1,0 +1,195 @@
+"""``summarize``: a column of texts in, a column of summaries out. Floor 5.
+
+Promises: equal texts are sent once; what the ledger has under the same model, prompt and parameters is not sent again,
+so an interrupted or killed run goes on where it was; one bad row costs the others nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ipyconvexai.application import App, app
+from ipyconvexai.batch.frames import column_of, open_frame, with_columns
+from ipyconvexai.batch.progress import Progress
+from ipyconvexai.batch.runner import Done, Runner
+from ipyconvexai.errors import BatchError, Error, InputError
+from ipyconvexai.ids import new_id
+from ipyconvexai.providers.catalog import Endpoint
+from ipyconvexai.providers.corridor import CALLER, body_bytes, cache_key
+from ipyconvexai.values import Caller, Replay
+
+__all__ = ["asummarize", "summarize"]
+
+SYSTEM = "You summarize documents. Reply with a faithful summary of exactly two sentences and nothing else."
+PROMPT = "Document:\n{document}\n\nTwo-sentence summary:"
+RETRIES = 5  # a batch is patient: nobody waits for a single row
+CONCURRENCY = 32
+LOCAL_CONCURRENCY = 2  # the local server's slots
+
+Frame = TypeVar("Frame")
+
+
+def summarize(
+    df: Frame,
+    column: str,
+    *,
+    into: str = "summary",
+    model: str | None = None,
+    system: str = SYSTEM,
+    prompt: str = PROMPT,
+    concurrency: int | None = None,
+    fresh: bool = False,
+    on_error: str = "keep",
+    progress: bool = True,
+    **params: Any,
+) -> Frame:
+    """Summarise each text of a column; gives the same kind of frame with the columns `into` and `into`_error.
+
+    Null, empty and non-text cells get null and no call.
+
+    Args:
+        df: pandas, polars (eager or lazy), pyarrow table or DuckDB relation.
+        column: the column of texts.
+        into: the new column; one of this name is replaced.
+        model: ``provider:model``; None: as ``generate``.
+        system: the system message.
+        prompt: the template of the question; ``{document}`` is the text.
+        concurrency: requests being sent at once; default 32, for the local model 2.
+        fresh: send again what is already answered.
+        on_error: "keep": a failed row gets null and its error; "raise": the first failure raises at the end.
+        progress: show a bar.
+        **params: parameters of the provider's: temperature, max_tokens, ...
+
+    Raises:
+        UnknownColumnError, InputError, ConfigurationError: nothing was sent.
+        StoreError: the ledger cannot record; nothing more is sent, and running it again goes on.
+        BatchError: with on_error="raise".
+    """
+    frame, lazy = open_frame(df)
+    texts = column_of(frame, column)
+    _check(prompt, concurrency, on_error)
+    current = app()
+    batch = Batch(current, system, prompt, params, fresh)
+    bar = Progress(enabled=progress)
+    try:
+        results = current.run(batch.run(texts, model, concurrency, bar), tick=bar.draw)
+    except KeyboardInterrupt:
+        bar.stopped()
+        raise
+    finally:
+        bar.close()
+    return _assemble(frame, lazy, into, results, on_error)  # type: ignore[no-any-return]
+
+
+async def asummarize(df: Frame, column: str, *, into: str = "summary", on_error: str = "keep", **options: Any) -> Frame:
+    """``summarize`` for async code; no bar."""
+    frame, lazy = open_frame(df)
+    texts = column_of(frame, column)
+    model, concurrency = options.pop("model", None), options.pop("concurrency", None)
+    system, prompt = options.pop("system", SYSTEM), options.pop("prompt", PROMPT)
+    fresh, _ = options.pop("fresh", False), options.pop("progress", False)
+    _check(prompt, concurrency, on_error)
+    current = app()
+    batch = Batch(current, system, prompt, options, fresh)
+    results = await current.arun(batch.run(texts, model, concurrency, Progress(enabled=False)))
+    return _assemble(frame, lazy, into, results, on_error)  # type: ignore[no-any-return]
+
+
+def _check(prompt: str, concurrency: int | None, on_error: str) -> None:
+    if "{document}" not in prompt:
+        raise InputError("the prompt has no {document}", cure='For example: prompt="Summarise this:\\n{document}".')
+    if on_error not in ("keep", "raise"):
+        raise InputError(f"on_error={on_error!r} is not known", cure='Use "keep" or "raise".')
+    if concurrency is not None and concurrency < 1:
+        raise InputError(f"concurrency={concurrency} sends nothing", cure="Use 1 or more.")
+
+
+def _assemble(frame: Any, lazy: Any, into: str, results: list[Done], on_error: str) -> Any:
+    failed = [done for done in results if done.error is not None and done.request_id is not None]
+    if failed and on_error == "raise":
+        first = failed[0].error
+        assert first is not None
+        raise BatchError(
+            f"{len(failed)} of {len(results)} rows failed; the first: {first.message}",
+            cure='Run it again: what is answered is not sent again. Or on_error="keep" for the errors in a column.',
+            request_id=failed[0].request_id,
+        )
+    columns = {
+        into: [done.text for done in results],
+        f"{into}_error": [None if done.error is None else _one_line(done.error) for done in results],
+    }
+    return with_columns(frame, lazy, columns)
+
+
+def _one_line(error: Error) -> str:
+    return f"{error.code}: {error.message}"
+
+
+@dataclasses.dataclass(slots=True)
+class Batch:
+    """One run over a list of texts."""
+
+    app: App
+    system: str
+    prompt: str
+    params: dict[str, Any]
+    fresh: bool
+
+    async def run(self, texts: list[Any], model: str | None, concurrency: int | None, bar: Progress) -> list[Done]:
+        """One outcome for each text, in order."""
+        import asyncio
+
+        documents = list(dict.fromkeys(text for text in texts if _is_document(text)))
+        endpoint = await self.app.generator.endpoint(model)
+        body = self._body_of(endpoint)
+        keys = [cache_key(endpoint.identity, "chat/completions", body_bytes(body(text))) for text in documents]
+        done = await asyncio.to_thread(self._prepare, documents, keys)
+        todo = [text for text in documents if text not in done]
+        bar.begin(total=len(documents), known=len(done))
+
+        def report(text: str, outcome: Done) -> None:
+            done[text] = outcome
+            bar.count(outcome)
+
+        if todo:
+            sends = concurrency or (LOCAL_CONCURRENCY if endpoint.provider == "local" else CONCURRENCY)
+            runner = Runner(self.app.generator.client(endpoint), endpoint, sends, self._caller())
+            await runner.run(todo, body, report)
+        return [done[text] if _is_document(text) else _no_document(text) for text in texts]
+
+    def _prepare(self, documents: list[str], keys: list[str]) -> dict[str, Done]:
+        """Keep the documents; gives what the ledger can answer already. Blocking."""
+        self.app.records.add_documents(documents, source="batch")
+        if self.fresh or not documents:
+            return {}
+        known = self.app.records.answers(keys)
+        return {text: Done(known[key][1], known[key][0]) for text, key in zip(documents, keys, strict=True) if key in known}
+
+    def _caller(self) -> Caller:
+        retries = max(RETRIES, self.app.settings.retries)
+        replay = Replay.OFF if self.fresh else None
+        return dataclasses.replace(CALLER.get(), source="batch", batch_id=new_id(), retries=retries, replay=replay)
+
+    def _body_of(self, endpoint: Endpoint) -> Callable[[str], dict[str, Any]]:
+        """The common part of the prompt comes first and byte-equal, so that providers' prompt caches hit."""
+        fixed = {"model": endpoint.model, **endpoint.summary_params, **self.params}
+        before, _, after = self.prompt.partition("{document}")
+        system = {"role": "system", "content": self.system}
+
+        def body(text: str) -> dict[str, Any]:
+            return {**fixed, "messages": [system, {"role": "user", "content": f"{before}{text}{after}"}]}
+
+        return body
+
+
+def _is_document(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _no_document(value: Any) -> Done:
+    """Null and empty cells are quietly null; anything else that is no text says so."""
+    if value is None or isinstance(value, str):
+        return Done()
+    return Done(error=InputError(f"not a text but {type(value).__name__}"))

@@ -1,0 +1,121 @@
+"""One background thread with an event loop runs everything asynchronous; this is the only bridge from sync code.
+
+Floor 0: calls errors only. Promises: a waiting cell can be interrupted at once, what it waited for is cancelled, and a
+sync call made on the loop itself raises instead of waiting for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from ipyconvexai.errors import DeadlockError
+
+__all__ = ["BackgroundLoop"]
+
+T = TypeVar("T")
+TICK = 0.1  # seconds
+
+
+class BackgroundLoop:
+    """Started at first use; after a fork the child starts its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._pid != os.getpid():
+                self._loop = asyncio.new_event_loop()
+                self._pid = os.getpid()
+                self._thread = threading.Thread(target=self._run, args=(self._loop,), name="ipyconvexai-loop", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+
+    def is_current(self) -> bool:
+        """Whether the calling code runs on this loop."""
+        return self._thread is threading.current_thread()
+
+    def is_running(self) -> bool:
+        return self._loop is not None and self._pid == os.getpid()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def run(
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        *,
+        on_interrupt: Callable[[], None] | None = None,
+        tick: Callable[[], None] | None = None,
+    ) -> T:
+        """The coroutine's result, waited for in a thread of the user's.
+
+        `on_interrupt` is called before the coroutine is cancelled when the wait is interrupted (Ctrl-C). `tick` is
+        called in the waiting thread ten times a second: what it prints lands in the cell that waits.
+
+        Raises:
+            DeadlockError: called on the loop itself.
+        """
+        if self.is_current():
+            coroutine.close()
+            raise DeadlockError(
+                "a blocking call was made on the loop that would have to answer it",
+                cure="Inside an action or a callback use the async twin: await ai.agenerate(...), await ai.arun(...).",
+            )
+        future = self.submit(coroutine)
+        try:
+            return _wait(future, tick)
+        except KeyboardInterrupt:
+            if on_interrupt is not None:
+                on_interrupt()
+            future.cancel()
+            raise
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Cancel what runs, then end the thread."""
+        with self._lock:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop is None or self._pid != os.getpid():
+            return
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(timeout)
+        loop.call_soon_threadsafe(loop.stop)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+        if not loop.is_running():
+            loop.close()
+
+
+def _wait(future: Future[T], tick: Callable[[], None] | None) -> T:
+    if tick is None:
+        return future.result()
+    while True:
+        concurrent.futures.wait([future], timeout=TICK)
+        tick()
+        if future.done():
+            return future.result()
+
+
+async def _cancel_all() -> None:
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+    await asyncio.get_running_loop().shutdown_default_executor()

@@ -1,0 +1,156 @@
+"""Translates foreign exceptions once, at the border: of the network into ours, of the SDK into ours.
+
+What the corridor raises is of both trees, ours and the SDK's, so that ``except openai.APIConnectionError`` in code
+written for the SDK goes on working. Calls openai and httpx2.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import openai
+
+from ipyconvexai import errors
+from ipyconvexai.providers.reading import error_of
+from ipyconvexai.providers.retry import retry_after
+from ipyconvexai.settings import redact
+
+__all__ = ["cut", "refused", "translate", "transport_fault"]
+
+
+class _Fault(errors.CallError, openai.APIConnectionError):
+    """The part that both trees want: a request for the SDK's, the rest for ours."""
+
+    def __init__(self, message: str, request: httpx2.Request, request_id: str, *, cure: str) -> None:
+        errors.Error.__init__(self, message, cure=cure, request_id=request_id or None)
+        self.request = request
+        self.body = None
+        self.param = None
+        self.type = None
+
+
+class Unreachable(_Fault, errors.UnreachableError):
+    code = errors.UnreachableError.code
+    retryable = True
+
+
+class TimedOut(_Fault, errors.CallTimeoutError, openai.APITimeoutError):
+    code = errors.CallTimeoutError.code
+    retryable = True
+
+
+class StreamCut(_Fault, errors.StreamCutError):
+    code = errors.StreamCutError.code
+    retryable = True
+
+
+class Refused(_Fault, errors.RefusedError):
+    code = errors.RefusedError.code
+    retryable = False
+
+
+def transport_fault(error: Exception, request: httpx2.Request, request_id: str) -> _Fault:
+    """What the network did, as a fault.
+
+    The SDK's aiohttp transport maps every lost connection to ConnectTimeout, so the cause decides.
+    """
+    where = f"{request.url.scheme}://{request.url.netloc.decode()}"
+    cause = error.__cause__ or error
+    timed_out = isinstance(cause, TimeoutError) or (cause is error and isinstance(error, httpx2.TimeoutException))
+    if timed_out:
+        return TimedOut(
+            f"no answer from {where} in time",
+            request,
+            request_id,
+            cure="Ask again, or allow more: timeout=SECONDS. The provider may have done the work and billed it.",
+        )
+    reason = redact(str(cause) or type(cause).__name__)
+    return Unreachable(
+        f"no connection to {where}: {reason}",
+        request,
+        request_id,
+        cure="Is the address right and the server up? `ipyconvexai doctor` shows which address is used and why.",
+    )
+
+
+def cut(request: httpx2.Request, request_id: str) -> StreamCut:
+    return StreamCut(
+        f"the stream from {request.url.host} was cut off before its end",
+        request,
+        request_id,
+        cure="What had come is in the ledger under this request. Ask again for the whole answer.",
+    )
+
+
+def refused(reason: str, request: httpx2.Request, request_id: str) -> Refused:
+    message, _, cure = reason.partition("\n")
+    return Refused(message, request, request_id, cure=cure)
+
+
+_CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
+
+
+def translate(error: Exception, *, provider: str, model: str, key_variable: str | None = None) -> errors.Error:
+    """The error of our tree for what the SDK raised; one of our own passes unchanged."""
+    if isinstance(error, errors.Error):
+        return error
+    if isinstance(error, openai.APIStatusError):
+        return _status_error(error, provider, model, key_variable)
+    if isinstance(error, openai.APITimeoutError):
+        return errors.CallTimeoutError(f"{provider} did not answer in time", cure="Ask again, or allow more: timeout=SECONDS.")
+    if isinstance(error, openai.APIError):  # an error event in a stream
+        return errors.ProviderError(
+            f"{provider} broke off: {redact(error.message)}", cure="What had come is in the ledger. Ask again."
+        )
+    return errors.CallError(redact(f"{type(error).__name__}: {error}"))
+
+
+def _status_error(error: openai.APIStatusError, provider: str, model: str, key_variable: str | None) -> errors.Error:
+    response = error.response
+    code, message = error_of(_content(error))
+    message = redact(message)
+    common: dict[str, Any] = {
+        "request_id": response.headers.get("x-ipyconvexai-request-id"),
+        "retry_after": retry_after(response.headers),
+    }
+    status = error.status_code
+    said = f"{provider} answered {status}: {message}"
+    found: errors.ProviderError
+    if status in (401, 403):
+        cure = f"Check the key in {key_variable}." if key_variable else "Check the key."
+        found = errors.AuthenticationError(said, cure=cure, **common)
+    elif status == 429:
+        found = errors.RateLimitError(said, cure=_rate_cure(code, common["retry_after"]), **common)
+        found.retryable = code != "insufficient_quota"
+    elif code in _CONTEXT_CODES:
+        found = errors.ContextLengthError(
+            said, cure=f"Shorten the prompt, or use a model with a larger context than {model}.", **common
+        )
+    elif status == 404 or code == "model_not_found":
+        found = errors.ProviderError(
+            said, cure=f"Is {model!r} a model of {provider}? `%ai list {provider}` shows known ones.", **common
+        )
+    else:
+        again = status >= 500 or status in (408, 409)
+        cure = "The provider is in trouble: ask again later." if again else "Change the request as the message says."
+        found = errors.ProviderError(said, cure=cure, retryable=again, **common)
+    found.status = status
+    if code:
+        found.code = code
+    return found
+
+
+def _rate_cure(code: str | None, after: float | None) -> str:
+    if code == "insufficient_quota":
+        return "The account has no credit left: see the provider's billing page."
+    when = f"Wait {after:g} s" if after else "Wait a moment"
+    return f"{when}, then ask again; or send fewer at once (concurrency=)."
+
+
+def _content(error: openai.APIStatusError) -> bytes:
+    try:
+        return error.response.content
+    except Exception:  # a streamed body that was closed unread: the SDK kept what it could parse
+        return json.dumps({"error": error.body}).encode()

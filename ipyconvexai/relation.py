@@ -1,0 +1,82 @@
+"""What the ledger returns: a table that becomes any kind of frame and draws itself. Floor 2: calls render.
+
+The result is held as an Arrow IPC stream; pyarrow is imported when the first row is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+__all__ = ["Relation"]
+
+SHOWN_ROWS = 50
+
+
+class Relation:
+    """Rows and named columns; instants are UTC.
+
+    ``.df()`` pandas, ``.pl()`` polars, ``.arrow()`` a pyarrow table, ``.fetchall()`` a list of tuples.
+    """
+
+    def __init__(self, data: bytes, *, caption: str = "") -> None:
+        self._data = data
+        self._caption = caption
+        self._table: pa.Table | None = None
+
+    def arrow(self) -> pa.Table:
+        if self._table is None:
+            import pyarrow as pa
+
+            self._table = pa.ipc.open_stream(self._data).read_all()
+        return self._table
+
+    def df(self) -> pd.DataFrame:
+        return self.arrow().to_pandas()
+
+    def pl(self) -> pl.DataFrame:
+        import polars as pl
+
+        frame = pl.from_arrow(self.arrow())
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        columns = [_plain(column) for column in self.arrow().columns]
+        return list(zip(*columns, strict=True)) if columns else []
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.arrow().column_names)
+
+    def __len__(self) -> int:
+        return int(self.arrow().num_rows)
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return iter(self.fetchall())
+
+    def _head(self) -> list[tuple[Any, ...]]:
+        columns = [_plain(column) for column in self.arrow().slice(0, SHOWN_ROWS).columns]
+        return list(zip(*columns, strict=True)) if columns else []
+
+    def __repr__(self) -> str:
+        from ipyconvexai import render
+
+        more = max(0, len(self) - SHOWN_ROWS)
+        return render.table_text(self.columns, self._head(), caption=self._caption, more=more)
+
+    def _repr_html_(self) -> str:
+        from ipyconvexai import render
+
+        more = max(0, len(self) - SHOWN_ROWS)
+        return render.table_html(self.columns, self._head(), caption=self._caption, more=more)
+
+
+def _plain(column: Any) -> list[Any]:
+    """Python values; UUIDs as text (Arrow has them as 16 bytes with an extension type)."""
+    return [str(value) if type(value).__name__ == "UUID" else value for value in column.to_pylist()]

@@ -1,0 +1,49 @@
+"""Hostile text on its way to the screen: the only door to nh3, markdown-it and Pygments.
+
+What a model, a document, an error or a title says passes through here before anybody sees it. Floor 1: calls nothing
+of the package but errors.py. Promises that what comes out runs nothing and fetches nothing by itself, in any of the
+viewers a notebook meets, and that people can still read it. The rooms behind are imported at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .hardening import harden_markdown, markdown_bundle
+    from .plain import error_text, plain_text
+    from .sanitizing import safe_html
+    from .tables import table_html, table_text
+
+__all__ = [
+    "error_text",
+    "harden_markdown",
+    "markdown_bundle",
+    "plain_text",
+    "safe_html",
+    "table_html",
+    "table_text",
+]
+
+_ROOMS = {
+    "error_text": "plain",
+    "harden_markdown": "hardening",
+    "markdown_bundle": "hardening",
+    "plain_text": "plain",
+    "safe_html": "sanitizing",
+    "table_html": "tables",
+    "table_text": "tables",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    globals()[name] = value  # found without this function from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

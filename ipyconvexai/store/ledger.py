@@ -1,0 +1,212 @@
+"""The ledger: requests and responses, before they are sent and before anyone sees them.
+
+Floor 1: calls the store's link, settings and values. Promises: what is written passed ``redact``; with
+``record="metadata"`` no content is written; ``admit`` and ``settle`` return when the row is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ipyconvexai.settings import redact
+from ipyconvexai.store.link import Store
+from ipyconvexai.store.pipe import LoopReceipt, ThreadReceipt
+
+__all__ = ["Intent", "Ledger", "Outcome", "Recording", "document_id", "utc_now"]
+
+
+def utc_now() -> datetime.datetime:
+    """Now in UTC, naive, as the ledger's TIMESTAMP columns hold it."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+
+
+class Intent(NamedTuple):
+    """A row of ``requests``; the fields are its columns."""
+
+    id: str
+    attempt: int
+    retry_of: str | None
+    sent_at: datetime.datetime
+    provider: str
+    model: str | None
+    endpoint: str
+    base_url: str
+    stream: bool
+    cache_key: str
+    body: str | None
+    body_bytes: bytes | None
+    body_size: int
+    user_id: str | None
+    source: str
+    notebook: str | None
+    cell_id: str | None
+    conversation_id: str | None
+    batch_id: str | None
+    session_id: str
+
+
+class Outcome(NamedTuple):
+    """A row of ``responses``; the fields are its columns."""
+
+    request_id: str
+    received_at: datetime.datetime
+    status: str
+    http_status: int | None = None
+    content_type: str | None = None
+    body: str | None = None
+    body_bytes: bytes | None = None
+    body_size: int | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    input_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost_usd: float | None = None
+    first_token_ms: float | None = None
+    duration_ms: float | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    provider_request_id: str | None = None
+
+
+class Recording(NamedTuple):
+    """What a replay needs of a recorded call."""
+
+    request_id: str
+    http_status: int
+    content_type: str | None
+    body: str | None
+    body_bytes: bytes | None
+
+    @property
+    def content(self) -> bytes:
+        return self.body_bytes if self.body is None else self.body.encode()  # type: ignore[return-value] # one is set
+
+
+_DOCUMENTS = uuid.UUID("5c1ffa3e-7a11-5a0e-9d6c-3f0f6b0f7f0d")
+
+
+def document_id(content: str) -> str:
+    """The id of a document: the same for equal texts (a UUIDv5, RFC 9562, of the content)."""
+    return str(uuid.uuid5(_DOCUMENTS, content))
+
+
+class Ledger:
+    """`record` is "full" or "metadata"; a call may ask for less, never for more."""
+
+    def __init__(self, store: Store, *, record: str = "full") -> None:
+        self.store = store
+        self.record = record
+
+    # ------------------------------------------------------------------------------------------ the way of a call
+    async def admit(self, intent: Intent, *, record: str | None = None) -> None:
+        """Write the intent; returns when it is durable. Limits and budgets are judged here, in the same step."""
+        receipt = LoopReceipt()
+        self.store.append("requests", Intent._fields, [self._clean_intent(intent, record)], receipt)
+        await receipt.future
+
+    async def settle(self, outcome: Outcome, *, record: str | None = None) -> None:
+        """Write the outcome; returns when it is durable."""
+        receipt = LoopReceipt()
+        self.store.append("responses", Outcome._fields, [self._clean_outcome(outcome, record)], receipt)
+        await receipt.future
+
+    def settle_later(self, outcome: Outcome, *, record: str | None = None) -> None:
+        """Write the outcome without waiting, where nobody waits any more: after a cancellation."""
+        row = self._clean_outcome(outcome, record)
+        self.store.append("responses", Outcome._fields, [row], lambda error: None)
+
+    def _keeps_content(self, record: str | None) -> bool:
+        return "metadata" not in (self.record, record)
+
+    def _clean_intent(self, intent: Intent, record: str | None) -> tuple[Any, ...]:
+        if not self._keeps_content(record):
+            return tuple(intent._replace(body=None, body_bytes=None))
+        return tuple(intent._replace(body=None if intent.body is None else redact(intent.body)))
+
+    def _clean_outcome(self, outcome: Outcome, record: str | None) -> tuple[Any, ...]:
+        message = None if outcome.error_message is None else redact(outcome.error_message)
+        if not self._keeps_content(record):
+            # An error message may quote the prompt.
+            return tuple(outcome._replace(body=None, body_bytes=None, text=None, error_message=None))
+        return tuple(
+            outcome._replace(
+                body=None if outcome.body is None else redact(outcome.body),
+                text=None if outcome.text is None else redact(outcome.text),
+                error_message=message,
+            )
+        )
+
+    # ------------------------------------------------------------------------------------------ replay and resume
+    async def recorded(self, cache_key: str) -> Recording | None:
+        """The newest good answer to the call with this key, with its content; None when there is none."""
+        return await asyncio.to_thread(self._recorded, cache_key)
+
+    def _recorded(self, cache_key: str) -> Recording | None:
+        # Two lookups by index. One join with ORDER BY ... LIMIT 1 would scan: Top-N disables the ART index.
+        ids = [row[0] for row in self.store.read("SELECT id::VARCHAR FROM requests WHERE cache_key = ?", [cache_key])]
+        for request_id in sorted(ids, reverse=True):
+            rows = self.store.read(
+                "SELECT request_id::VARCHAR, http_status, content_type, body, body_bytes FROM responses"
+                " WHERE request_id = ? AND status = 'ok' AND (body IS NOT NULL OR body_bytes IS NOT NULL)",
+                [request_id],
+            )
+            if rows:
+                return Recording(*rows[0])
+        return None
+
+    def answers(self, cache_keys: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """Cache key -> (request id, text) of the newest good answer, for those that have one: one set-wise join."""
+        rows = self.store.read(
+            """
+            SELECT k.key::VARCHAR, max(r.id)::VARCHAR, max_by(s.text, r.id)
+            FROM (SELECT unnest(?::UUID[]) AS key) k
+            JOIN requests r ON r.cache_key = k.key
+            JOIN responses s ON s.request_id = r.id
+            WHERE s.status = 'ok' AND s.text IS NOT NULL
+            GROUP BY k.key
+            """,
+            [list(cache_keys)],
+        )
+        return {key: (request_id, text) for key, request_id, text in rows}
+
+    def failures(self, cache_keys: Iterable[str]) -> dict[str, int]:
+        """How many of the keys have attempts of each status, e.g. ``{"unknown": 3}``."""
+        rows = self.store.read(
+            "SELECT status, count(DISTINCT cache_key) FROM calls"
+            " WHERE cache_key IN (SELECT unnest(?::UUID[])) AND status <> 'ok' GROUP BY status",
+            [list(cache_keys)],
+        )
+        return dict(rows)
+
+    # ------------------------------------------------------------------------------------------ other rows
+    def add(self, table: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], *, if_new: bool = False) -> None:
+        """Write rows and wait until they are durable."""
+        receipt = ThreadReceipt()
+        self.store.append(table, columns, rows, receipt, if_new=if_new)
+        receipt.result()
+
+    def add_documents(self, contents: Iterable[str], source: str | None = None) -> list[str]:
+        """Keep each distinct text as a document; gives their ids, in order."""
+        texts = {document_id(content): content for content in contents}
+        now, full = utc_now(), self._keeps_content(None)
+        rows = [(key, now, redact(text) if full else None, len(text), source) for key, text in texts.items()]
+        columns = ("id", "created_at", "content", "size", "source")
+        receipts = []
+        for start in range(0, len(rows), 256):
+            receipt = ThreadReceipt()
+            receipts.append(receipt)
+            self.store.append("documents", columns, rows[start : start + 256], receipt, if_new=True)
+        for receipt in receipts:
+            receipt.result()
+        return list(texts)
+
+    def arrow(self, sql: str, params: Any = None, frames: Mapping[str, bytes] | None = None) -> bytes:
+        """Any read-only SQL over the ledger; `frames` are Arrow IPC streams that it may name."""
+        return self.store.read_arrow(sql, params, frames)

@@ -1,0 +1,36 @@
+"""Doubles for tests: a model provider on loopback that is a real HTTP server and never a mock.
+
+    from ipyconvexai.testing import Answer, Endpoint, Fault
+
+    with Endpoint([Fault(429, retry_after=1), "Paris"]) as endpoint:
+        client = OpenAI(base_url=endpoint.url, api_key="sk-test")
+        ...
+    assert endpoint.count == 2
+
+It speaks OpenAI's chat completions, responses, embeddings and models, streaming too. Without a script it answers
+`echo(prompt)`, so equal prompts get equal answers; tokens are counted in whitespace words. What it was sent is kept
+in `endpoint.calls`. Standard library only; of this package it imports the error tree alone.
+"""
+
+from __future__ import annotations
+
+from .child import ChildEndpoint, spawn
+from .endpoint import Endpoint
+from .received import Headers, Received
+from .script import Answer, Drop, Fault, Reply, Script, Stall, ToolCall, echo
+
+__all__ = [
+    "Answer",
+    "ChildEndpoint",
+    "Drop",
+    "Endpoint",
+    "Fault",
+    "Headers",
+    "Received",
+    "Reply",
+    "Script",
+    "Stall",
+    "ToolCall",
+    "echo",
+    "spawn",
+]

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from ipyconvexai.application import App as App
     from ipyconvexai.application import app as app
     from ipyconvexai.application import connect as connect
-    from ipyconvexai.batch.summarize import summarize as summarize
     from ipyconvexai.batch.summarize import asummarize as asummarize
-    from ipyconvexai.providers.catalog import register as register_provider
+    from ipyconvexai.batch.summarize import summarize as summarize
+    from ipyconvexai.providers import catalog
     from ipyconvexai.providers.clients import AsyncOpenAI as AsyncOpenAI
     from ipyconvexai.providers.clients import OpenAI as OpenAI
     from ipyconvexai.records import Records
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ipyconvexai.values import Usage as Usage
 
     ledger: Records
+    register_provider = catalog.register
 
 # name -> module, or (module, name there)
 _HOMES: dict[str, str | tuple[str, str]] = {

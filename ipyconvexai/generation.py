@@ -175,9 +175,7 @@ class Generator:
     async def _conversation(self, question: Question) -> str | None:
         if question.conversation is None:
             return None
-        return await asyncio.to_thread(
-            find_conversation, self._ledger, question.conversation, self._settings.user
-        )
+        return await asyncio.to_thread(find_conversation, self._ledger, question.conversation, self._settings.user)
 
     async def _remember(self, question: Question, reply: Reply) -> None:
         """Question and answer join the conversation together; a failed call leaves it as it was."""

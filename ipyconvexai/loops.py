@@ -38,7 +38,9 @@ class BackgroundLoop:
             if self._loop is None or self._pid != os.getpid():
                 self._loop = asyncio.new_event_loop()
                 self._pid = os.getpid()
-                self._thread = threading.Thread(target=self._run, args=(self._loop,), name="ipyconvexai-loop", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._loop,), name="ipyconvexai-loop", daemon=True
+                )
                 self._thread.start()
             return self._loop
 

@@ -37,7 +37,8 @@ class Relation:
         return self._table
 
     def df(self) -> pd.DataFrame:
-        return self.arrow().to_pandas()
+        frame: pd.DataFrame = self.arrow().to_pandas()
+        return frame
 
     def pl(self) -> pl.DataFrame:
         import polars as pl

@@ -13,7 +13,7 @@ import os
 import re
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -92,7 +92,10 @@ class Secret:
     __slots__ = ("__reveal",)
 
     def __init__(self, value: str) -> None:
-        self.__reveal = lambda: value
+        def reveal() -> str:
+            return value
+
+        self.__reveal: Callable[[], str] = reveal
         remember_secret(value)
 
     def reveal(self) -> str:

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 __all__ = ["Caller", "Failure", "Gate", "Replay", "Status", "Stop", "Usage"]
 
 
-class Status(str, enum.Enum):
-    """How a call stands. ``SENDING`` is never stored: it is an intent whose process lives and that has no outcome yet."""
+class Status(enum.StrEnum):
+    """How a call stands. ``SENDING`` is never stored: the intent of a living process, without an outcome yet."""
 
     SENDING = "sending"
     OK = "ok"
@@ -24,7 +24,7 @@ class Status(str, enum.Enum):
     UNKNOWN = "unknown"  # its process ended before the outcome was recorded; it may have been billed
 
 
-class Replay(str, enum.Enum):
+class Replay(enum.StrEnum):
     """Whether a recorded answer may stand for a new call."""
 
     OFF = "off"  # always send

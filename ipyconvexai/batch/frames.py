@@ -6,6 +6,7 @@ Promises: the same kind of frame comes back, with its order and index and new co
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def column_of(frame: nw.DataFrame[Any], column: str) -> list[Any]:
             f"the frame has no column {column!r}",
             cure=f"{hint}It has {', '.join(map(str, frame.columns))}. Nothing was sent.",
         )
-    return [None if value != value else value for value in frame[column].to_list()]  # noqa: PLR0124 - NaN is missing, too
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in frame[column].to_list()]
 
 
 def with_columns(

@@ -15,10 +15,8 @@ from typing import Any, TypeVar
 from ipyconvexai.errors import CallError, Error
 from ipyconvexai.providers.catalog import Endpoint
 from ipyconvexai.providers.clients import AsyncOpenAI
-from ipyconvexai.providers.corridor import CALLER, REQUEST_ID_HEADER
-from ipyconvexai.providers.faults import translate
-from ipyconvexai.providers.prices import cost_usd
-from ipyconvexai.providers.reading import read_answer
+from ipyconvexai.providers.corridor import CALLER
+from ipyconvexai.providers.exchange import chat
 from ipyconvexai.values import Caller
 
 __all__ = ["Done", "Runner"]
@@ -66,26 +64,15 @@ class Runner:
         await _all(work() for _ in range(self._workers))
 
     async def _send(self, body: dict[str, Any]) -> Done:
-        import httpx2
-
         try:
-            response = await self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
-        except Exception as error:
-            fault = translate(
-                error,
-                provider=self._endpoint.provider,
-                model=self._endpoint.model,
-                key_variable=self._endpoint.key_variable,
-            )
-            if isinstance(fault, CallError):
-                return Done(error=fault, request_id=fault.request_id)
-            raise fault from None
-        reading = read_answer(response.content)
-        request_id = response.headers.get(REQUEST_ID_HEADER)
-        if reading.text is None:
-            return Done(request_id=request_id, error=CallError("the model answered without text", request_id=request_id))
-        cost = cost_usd(self._endpoint.provider, reading.model or self._endpoint.model, reading.usage)
-        return Done(reading.text, request_id, reading.usage.total_tokens, cost or 0.0)
+            answer = await chat(self._client, self._endpoint, body)
+        except CallError as error:
+            return Done(error=error, request_id=error.request_id)
+        text, request_id = answer.reading.text, answer.request_id
+        if text is None:
+            error = CallError("the model answered without text", request_id=request_id)
+            return Done(error=error, request_id=request_id)
+        return Done(text, request_id, answer.reading.usage.total_tokens, answer.cost or 0.0)
 
 
 async def _all(workers: Iterable[Awaitable[None]]) -> None:

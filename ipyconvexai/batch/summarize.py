@@ -165,7 +165,9 @@ class Batch:
         if self.fresh or not documents:
             return {}
         known = self.app.records.answers(keys)
-        return {text: Done(known[key][1], known[key][0]) for text, key in zip(documents, keys, strict=True) if key in known}
+        return {
+            text: Done(known[key][1], known[key][0]) for text, key in zip(documents, keys, strict=True) if key in known
+        }
 
     def _caller(self) -> Caller:
         retries = max(RETRIES, self.app.settings.retries)

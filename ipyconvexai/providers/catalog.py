@@ -139,6 +139,7 @@ class Provider:
 CHAT_ONLY = ("/chat/completions",)
 BUNDLED = "smollm2-135m"  # the alias of the bundled model in providers/local; importing that would cost 20 ms
 LOCAL = "local"
+NO_ADDRESS = "?"
 CUSTOM = "custom"  # the provider of an address that no provider was named for
 
 # In the order in which a key decides. The names of models are those of November 2026. They go out of date, which costs
@@ -437,7 +438,7 @@ def _raise_unknown_provider(word: str) -> NoReturn:
     raise UnknownProviderError(
         f"There is no provider {word!r}.",
         cure=f"{_did_you_mean(nearest_names(word, [*_words(), *_ALIASES]))}Known: {', '.join(_words())}. "
-        "For any other address give base_url=, or ipyconvexai.register(name, base_url=..., key_variable=...).",
+        "For any other address give base_url=, or ai.register_provider(name, base_url=..., key_variable=...).",
     )
 
 
@@ -515,7 +516,9 @@ def provider_at(base_url: str) -> str:
     """The word for the provider at an address that a client was given; "custom" where it is nobody's we know."""
     at = urlsplit(base_url).netloc
     for provider in providers():
-        if at and at in (urlsplit(address).netloc for address in (provider.base_url or "", _base_url(provider, os.environ))):
+        if at and at in (
+            urlsplit(address).netloc for address in (provider.base_url or "", _base_url(provider, os.environ))
+        ):
             return provider.name
     return CUSTOM
 
@@ -598,9 +601,12 @@ def _local_endpoint(name: str) -> Endpoint:
 
 
 def _base_url(provider: Provider, environ: Mapping[str, str]) -> str:
-    """Where the provider is; empty if nothing says it."""
+    """Where the provider is; empty if nothing says it, and no address if the variable holds none."""
     value = environ.get(provider.base_url_variable or "", "").strip()
-    return provider.complete(value) if value else (provider.base_url or "")
+    try:
+        return provider.complete(value) if value else (provider.base_url or "")
+    except ValueError:  # half an IPv6 address
+        return NO_ADDRESS
 
 
 def _is_address(text: str) -> bool:

@@ -269,7 +269,5 @@ def _dechunk(buffer: bytearray) -> tuple[bytes, int] | None:
             close = buffer.find(b"\r\n\r\n", end)
             return (b"".join(parts), close + 4) if close >= 0 else None
         start, at = end + 2, end + 4 + size
-        if len(buffer) < at:
-            return None
         parts.append(bytes(buffer[start : start + size]))
     return None

@@ -206,9 +206,7 @@ def test_the_key_and_the_environment_s_keys_stay_out_of_sight(
     assert server.key not in " ".join(child.cmdline())
     assert "sk-planted-0123456789" not in child.environ().values()
     assert server.log_path is not None
-    log = server.log_path.read_text()
-    assert server.key not in log
-    assert "planted" not in log
+    assert server.log_path.read_text() == "", "it writes about requests that went well"
     assert server.key not in repr(server)
     assert redact(f"Bearer {server.key}") == "Bearer ***"
 

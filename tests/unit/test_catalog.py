@@ -134,7 +134,9 @@ def test_what_is_unknown_gets_the_nearest_names(written, error, said):
     with pytest.raises(error) as caught:
         parse(written)
     assert said in caught.value.cure
-    assert not written.strip() or written.strip().removeprefix("local:").split(":")[0].split("/")[0] in str(caught.value)
+    assert not written.strip() or written.strip().removeprefix("local:").split(":")[0].split("/")[0] in str(
+        caught.value
+    )
 
 
 def test_a_model_that_the_provider_did_not_know_gets_the_nearest_of_its_own():
@@ -249,7 +251,7 @@ def test_the_first_of_two_key_variables_that_is_set_counts():
         assert endpoint.key.reveal() == key
 
 
-@pytest.mark.parametrize("address", [None, KEY, "gpu:8000", "http://", "http://gpu:port"])
+@pytest.mark.parametrize("address", [None, KEY, "gpu:8000", "http://", "http://gpu:port", "http://[gpu"])
 def test_a_missing_or_wrong_address_names_its_variable_and_not_what_it_holds(address):
     environ = {"AZURE_OPENAI_API_KEY": "k", **({"AZURE_OPENAI_ENDPOINT": address} if address else {})}
     with pytest.raises(ConfigurationError) as caught:
@@ -518,9 +520,7 @@ def test_odd_entries_of_a_list_are_left_out(server):
 
 
 def test_a_closed_port_is_none(server):
-    probe = Prober()
-    assert probe("http://127.0.0.1:1/api/tags", None) is None
-    assert probe("http://[half/api", None) is None if False else True  # noqa: SIM222
+    assert Prober()("http://127.0.0.1:1/api/tags", None) is None
 
 
 def test_an_answer_holds_for_a_few_seconds():
@@ -560,8 +560,8 @@ def test_the_report_tells_the_choice_and_every_providers_state():
     assert "local model: " in report
     for provider in providers():
         assert provider.name in report
-        for variable in provider.key_variables:
-            assert f"{variable} is {'set' if variable == 'MISTRAL_API_KEY' else 'not set'}" in report or " or " in report
+        if provider.key_variables and provider.name != "mistral":
+            assert f"{' or '.join(provider.key_variables)} is not set" in report
 
 
 @pytest.mark.usefixtures("no_local_model")

@@ -91,6 +91,10 @@ def exchange(endpoint: Endpoint, data: bytes, *, answers: int = 1) -> bytes:
     return got
 
 
+def open_files() -> int:
+    return len(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else 0
+
+
 def post(path: str, body: bytes, *headers: str) -> bytes:
     head = [f"POST {path} HTTP/1.1", "host: x", *headers]
     if not any(line.startswith("transfer-encoding") for line in headers):
@@ -219,6 +223,8 @@ def test_response(client: OpenAI, endpoint: Endpoint) -> None:
     assert (response.usage.input_tokens, response.usage.output_tokens) == (4, 3)
     history: list[Any] = [{"role": "user", "content": [{"type": "input_text", "text": "last words"}]}]
     assert respond(client, input=history).output_text == "echo: last words"
+    history.append({"type": "function_call_output", "call_id": "call_1", "output": "three more words"})
+    assert respond(client, input=history).usage.input_tokens == 5
 
 
 def test_response_stream_has_openais_events_in_order(client: OpenAI, endpoint: Endpoint) -> None:
@@ -309,6 +315,9 @@ def test_embeddings_are_the_same_in_both_encodings(client: OpenAI, endpoint: End
     vectors = [item.embedding for item in packed.data]
     assert vectors == [item.embedding for item in plain.data]
     assert vectors[0] != vectors[1]
+    # The SDK takes floats for an answer to base64, too: what was really sent is to be seen below it only.
+    raw = client.embeddings.with_raw_response.create(model="m", input="a", encoding_format="base64")
+    assert isinstance(json.loads(raw.text)["data"][0]["embedding"], str)
     assert sum(value * value for value in vectors[0]) == pytest.approx(1)
     assert (packed.usage.prompt_tokens, len(vectors[0])) == (3, 8)
 
@@ -341,6 +350,8 @@ def test_azure_paths_name_the_model(endpoint: Endpoint) -> None:
         assert ask(client, model="gpt").choices[0].message.content == "echo: Hello world"
     assert endpoint.calls[0].path == "/openai/deployments/gpt/chat/completions"
     assert endpoint.calls[0].query == "api-version=2024-10-21"
+    nameless = json.dumps({"messages": HELLO}).encode()
+    assert b'"model":"gpt"' in exchange(endpoint, post(endpoint.calls[0].path, nameless))
 
 
 # what is refused
@@ -538,8 +549,10 @@ def test_hold_and_release_without_sleeping(client: OpenAI, endpoint: Endpoint) -
         endpoint.release()
         assert {answer.result().choices[0].message.content for answer in answers} == {"echo: Hello world"}
     assert (endpoint.in_flight, endpoint.most_in_flight, endpoint.count) == (0, 3, 3)
-    with pytest.raises(TimeoutError, match="'count': 3"):
-        endpoint.wait(lambda e: e.count == 4, timeout=0.01)
+    assert ask(client)
+    assert (endpoint.in_flight, endpoint.most_in_flight, endpoint.count) == (0, 3, 4)
+    with pytest.raises(TimeoutError, match="'count': 4"):
+        endpoint.wait(lambda e: e.count == 5, timeout=0.01)
 
 
 def test_a_client_that_leaves_while_held_is_a_disconnect(endpoint: Endpoint) -> None:
@@ -549,8 +562,21 @@ def test_a_client_that_leaves_while_held_is_a_disconnect(endpoint: Endpoint) -> 
             ask(client)
     endpoint.wait(lambda e: e.disconnects == 1)
     endpoint.release()
+    with OpenAI(base_url=endpoint.url, api_key="k", max_retries=0) as client:
+        assert ask(client)
+    assert endpoint.in_flight == 0
     endpoint.clear()
     assert (endpoint.count, endpoint.calls, endpoint.stats()["disconnects"]) == (0, [], 0)
+
+
+def test_an_answer_that_comes_due_after_its_client_left_changes_nothing(endpoint: Endpoint) -> None:
+    endpoint.reply([Answer(delay=0.1), Answer(delay=0.2)])
+    with OpenAI(base_url=endpoint.url, api_key="k", max_retries=0) as client:
+        with pytest.raises(openai.APITimeoutError):
+            ask(client, timeout=0.03)
+        endpoint.wait(lambda e: e.disconnects == 1)
+        assert ask(client, timeout=10)  # longer than what is left of the first delay
+    assert endpoint.in_flight == 0
 
 
 def test_a_client_that_stops_reading_a_stream_is_a_disconnect(client: OpenAI, endpoint: Endpoint) -> None:
@@ -560,20 +586,23 @@ def test_a_client_that_stops_reading_a_stream_is_a_disconnect(client: OpenAI, en
     endpoint.wait(lambda e: e.disconnects == 1 and e.in_flight == 0)
 
 
-def test_closing_with_requests_in_flight_leaves_no_thread() -> None:
-    before = set(threading.enumerate())
+def test_closing_with_requests_in_flight_leaves_nothing_behind(tmp_path: Path) -> None:
+    threads, files = threading.active_count(), open_files()
     endpoint = Endpoint(Stall()).start()
+    endpoint.log(tmp_path / "log")
     with (
         ThreadPoolExecutor() as pool,
         OpenAI(base_url=endpoint.url, api_key="k", max_retries=0) as client,
     ):
         lost = pool.submit(ask, client)
         endpoint.wait(lambda e: e.in_flight == 1)
+        (thread,) = [thread for thread in threading.enumerate() if thread.name == "ipyconvexai-endpoint"]
         endpoint.close()
+        assert not thread.is_alive()
         with pytest.raises(openai.APIConnectionError):
             lost.result()
     endpoint.close()
-    assert set(threading.enumerate()) == before
+    assert (threading.active_count(), open_files()) == (threads, files)
     assert endpoint.disconnects == 0
     gc.collect()  # ResourceWarnings of what was left open are errors here
 

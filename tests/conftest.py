@@ -1,0 +1,18 @@
+"""What every test stands on: no key, no ledger and no model of the person who runs the tests is touched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def private_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No provider's key or address, and a ledger of the test's own."""
+    for name in list(os.environ):
+        telling = name.endswith(("_API_KEY", "_BASE_URL", "_ENDPOINT"))
+        if telling or name in ("OLLAMA_HOST", "IPYCONVEXAI_MODEL", "IPYCONVEXAI_REPLAY", "IPYCONVEXAI_RECORD"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("IPYCONVEXAI_DB", str(tmp_path / "ledger.duckdb"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ipyconvexai.application import TextStream, app, failure
-from ipyconvexai.errors import CallError
+from ipyconvexai.application import App, TextStream, app, failure
+from ipyconvexai.errors import CallError, Error
 from ipyconvexai.generation import Prompt
 from ipyconvexai.reply import Reply, Success
 from ipyconvexai.values import Failure, Replay
@@ -81,4 +81,14 @@ def doctor() -> str:
     """What would be used and why: model, provider, keys (set or not, never their values), ledger, local model."""
     from ipyconvexai.providers.catalog import doctor_report
 
-    return doctor_report(app().settings)
+    current = app()
+    return f"{doctor_report(current.settings)}\n{_ledger_state(current)}"
+
+
+def _ledger_state(current: App) -> str:
+    try:
+        rows = current.store.read("SELECT status, count(*) FROM calls GROUP BY status ORDER BY count(*) DESC")
+    except Error as error:
+        return f"ledger state: {error}"
+    counted = ", ".join(f"{number} {status}" for status, number in rows) or "empty"
+    return f"ledger state: {counted}; {current.store.holder()}"

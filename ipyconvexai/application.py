@@ -8,28 +8,45 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ipyconvexai.errors import CallError
 from ipyconvexai.generation import Generator, Prompt, Question
 from ipyconvexai.loops import BackgroundLoop
 from ipyconvexai.providers import clients
-from ipyconvexai.providers.corridor import CALLER, Corridor
+from ipyconvexai.providers.corridor import CALLER, Call, Corridor
 from ipyconvexai.providers.network import Network
 from ipyconvexai.records import Records
 from ipyconvexai.reply import Reply, Success
 from ipyconvexai.settings import Settings
 from ipyconvexai.store.ledger import Ledger
 from ipyconvexai.store.link import open_store
-from ipyconvexai.values import Failure, Replay, Stop
+from ipyconvexai.values import Caller, Failure, Replay, Stop
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from ipyconvexai.providers.catalog import Endpoint
 
 __all__ = ["App", "TextStream", "app", "connect"]
 
 T = TypeVar("T")
+
+
+class PlacedCorridor(Corridor):
+    """Writes down the notebook and the cell of a call whose caller does not name them."""
+
+    def call(self, request: httpx2.Request, endpoint: Endpoint, caller: Caller, *how: Any, **more: Any) -> Call:
+        # Looked up and not imported: imports point down, and the extension must not import this module to load.
+        where = sys.modules.get("ipyconvexai.notebook.where")
+        if where is not None and caller.notebook is None and caller.cell_id is None:
+            caller = replace(caller, **where.here())
+        return super().call(request, endpoint, caller, *how, **more)
 
 
 class App:
@@ -42,7 +59,7 @@ class App:
         self.records = Ledger(self.store, record=settings.record)
         self.ledger = Records(self.records)
         self._network = Network()
-        corridor = Corridor(self.records, settings, self._network.send)
+        corridor = PlacedCorridor(self.records, settings, self._network.send)
         self.wiring = clients.Wiring(corridor, self.loop)
         self.generator = Generator(self.wiring, self.records, settings)
         self._closed = False
@@ -97,10 +114,12 @@ class App:
         self._closed = True
         _open_apps.discard(self)
         _forget(self)
-        if self.loop.is_running():
-            self.loop.submit(self._network.aclose()).result(5)
-        self.loop.close()
+        self.loop.close(last=self._hang_up)
         self.store.close()
+
+    async def _hang_up(self) -> None:
+        await self.wiring.corridor.aclose()
+        await self._network.aclose()
 
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
@@ -139,6 +158,18 @@ class TextStream:
         """What has come so far."""
         return "".join(self._text)
 
+    def read(self, tick: Callable[[], None] | None = None) -> Reply:
+        """The whole answer, waited for in one go; Ctrl-C stops the provider.
+
+        `tick` is called ten times a second meanwhile, in the calling thread: ``.text`` is what has come by then.
+        """
+        self._app.run(self._drain(), self._stop, tick)
+        return self.reply
+
+    async def _drain(self) -> None:
+        while await self._next() is not None:
+            pass
+
     def __iter__(self) -> Iterator[str]:
         try:
             while (piece := self._app.run(self._next(), self._stop)) is not None:
@@ -167,7 +198,7 @@ class TextStream:
 
     def close(self) -> None:
         """Stop; harmless after the end."""
-        if not self._app.loop.is_current():
+        if self._app.loop.is_running() and not self._app.loop.is_current():
             self._app.loop.submit(self._close()).result(5)
 
 

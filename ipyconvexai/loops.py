@@ -1,7 +1,7 @@
 """One background thread with an event loop runs everything asynchronous; this is the only bridge from sync code.
 
-Floor 0: calls errors only. Promises: a waiting cell can be interrupted at once, what it waited for is cancelled, and a
-sync call made on the loop itself raises instead of waiting for itself.
+Floor 0: calls errors only. Promises: a waiting cell can be interrupted at once, what it waited for is cancelled, a sync
+call made on the loop itself raises instead of waiting for itself, and so does one after ``close``.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ipyconvexai.errors import DeadlockError
+from ipyconvexai.errors import ConfigurationError, DeadlockError
 
 __all__ = ["BackgroundLoop"]
 
 T = TypeVar("T")
 TICK = 0.1  # seconds
+THREADS = 32  # for what blocks: questions to the ledger, a local model's start
 
 
 class BackgroundLoop:
@@ -31,12 +33,21 @@ class BackgroundLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._pid = 0
+        self._closed = False
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop.
+
+        Raises:
+            ConfigurationError: it was closed.
+        """
         with self._lock:
+            if self._closed:
+                raise ConfigurationError("this app was closed", cure='Open another: ai.connect("my.duckdb").')
             if self._loop is None or self._pid != os.getpid():
                 self._loop = asyncio.new_event_loop()
+                self._loop.set_default_executor(ThreadPoolExecutor(THREADS, "ipyconvexai-blocking"))
                 self._pid = os.getpid()
                 self._thread = threading.Thread(
                     target=self._run, args=(self._loop,), name="ipyconvexai-loop", daemon=True
@@ -57,7 +68,11 @@ class BackgroundLoop:
         return self._loop is not None and self._pid == os.getpid()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except BaseException:
+            coroutine.close()  # or Python warns that it was never awaited
+            raise
 
     def run(
         self,
@@ -89,14 +104,15 @@ class BackgroundLoop:
             future.cancel()
             raise
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Cancel what runs, then end the thread."""
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None, timeout: float = 5.0) -> None:
+        """Cancel what runs, do `last` on the loop, then end the thread. It cannot be opened again."""
         with self._lock:
-            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+            self._closed = True
+            loop, thread, self._loop = self._loop, self._thread, None
         if loop is None or self._pid != os.getpid():
             return
         with contextlib.suppress(Exception):
-            asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(timeout)
+            asyncio.run_coroutine_threadsafe(_wind_up(last), loop).result(timeout)
         loop.call_soon_threadsafe(loop.stop)
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
@@ -105,19 +121,23 @@ class BackgroundLoop:
 
 
 def _wait(future: Future[T], tick: Callable[[], None] | None) -> T:
-    if tick is None:
+    if tick is None and sys.platform != "win32":  # there a wait without a limit cannot be interrupted
         return future.result()
     while True:
         concurrent.futures.wait([future], timeout=TICK)
-        tick()
+        if tick is not None:
+            tick()
         if future.done():
             return future.result()
 
 
-async def _cancel_all() -> None:
+async def _wind_up(last: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
+    loop = asyncio.get_running_loop()
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.get_running_loop().shutdown_asyncgens()
-    await asyncio.get_running_loop().shutdown_default_executor()
+    await loop.shutdown_asyncgens()
+    if last is not None:
+        await last()
+    await loop.shutdown_default_executor()

@@ -20,6 +20,8 @@ _COLUMNS = (
     " first_token_ms, duration_ms, attempt, source, error_code, error_message,"
     " conversation_id::VARCHAR AS conversation_id, batch_id::VARCHAR AS batch_id"
 )
+# What a drawn table of calls shows; the rest is in .df() and .fetchall().
+_SHOWN = "sent_at model status text input_tokens output_tokens cost_usd duration_ms".split()
 _GROUPS = {
     "model": "model",
     "provider": "provider",
@@ -54,7 +56,7 @@ class Records:
         sql = f"SELECT {_COLUMNS} FROM calls WHERE ($status IS NULL OR status = $status)"
         sql += " AND ($text IS NULL OR contains(lower(coalesce(request, '') || coalesce(text, '')), lower($text)))"
         sql += " ORDER BY sent_at DESC, id DESC" + (f" LIMIT {int(limit)}" if limit is not None else "")
-        return Relation(self._ledger.arrow(sql, {"status": status, "text": containing}), caption="calls")
+        return Relation(self._ledger.arrow(sql, {"status": status, "text": containing}), caption="calls", shown=_SHOWN)
 
     def usage(self, by: str = "model") -> Relation:
         """Calls, tokens, cost (US dollars) and seconds, by model, provider, day, notebook, user, source or status.

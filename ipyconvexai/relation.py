@@ -5,7 +5,7 @@ The result is held as an Arrow IPC stream; pyarrow is imported when the first ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ class Relation:
     ``.df()`` pandas, ``.pl()`` polars, ``.arrow()`` a pyarrow table, ``.fetchall()`` a list of tuples.
     """
 
-    def __init__(self, data: bytes, *, caption: str = "") -> None:
+    def __init__(self, data: bytes, *, caption: str = "", shown: Sequence[str] | None = None) -> None:
+        """`data` is an Arrow IPC stream; `shown` are the columns that are drawn, all of them where it is None."""
         self._data = data
         self._caption = caption
+        self._shown = shown
         self._table: pa.Table | None = None
 
     def arrow(self) -> pa.Table:
@@ -61,21 +63,28 @@ class Relation:
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return iter(self.fetchall())
 
-    def _head(self) -> list[tuple[Any, ...]]:
-        columns = [_plain(column) for column in self.arrow().slice(0, SHOWN_ROWS).columns]
-        return list(zip(*columns, strict=True)) if columns else []
+    def _drawn(self) -> dict[str, Any]:
+        """The arguments of a drawn table."""
+        head = self.arrow().slice(0, SHOWN_ROWS)
+        if self._shown is not None:
+            head = head.select(self._shown)
+        columns = [_plain(column) for column in head.columns]
+        return {
+            "columns": head.column_names,
+            "rows": list(zip(*columns, strict=True)) if columns else [],
+            "caption": self._caption,
+            "more": max(0, len(self) - SHOWN_ROWS),
+        }
 
     def __repr__(self) -> str:
         from ipyconvexai import render
 
-        more = max(0, len(self) - SHOWN_ROWS)
-        return render.table_text(self.columns, self._head(), caption=self._caption, more=more)
+        return render.table_text(**self._drawn())
 
     def _repr_html_(self) -> str:
         from ipyconvexai import render
 
-        more = max(0, len(self) - SHOWN_ROWS)
-        return render.table_html(self.columns, self._head(), caption=self._caption, more=more)
+        return render.table_html(**self._drawn())
 
 
 def _plain(column: Any) -> list[Any]:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from ipyconvexai.errors import InputError
 from ipyconvexai.values import Replay
 
-__all__ = ["Secret", "Settings", "known_secrets", "redact", "remember_secret"]
+__all__ = ["Secret", "Settings", "known_secrets", "redact", "redact_bytes", "remember_secret"]
 
 DEFAULT_TIMEOUT = 600.0  # seconds; the SDK's own default
 DEFAULT_RETRIES = 4  # attempts after the first, for calls of our own; clients of the SDK keep its default of 2
@@ -114,17 +114,23 @@ class Secret:
 # ---------------------------------------------------------------------------------------------- redaction
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 _SHORTEST = 8  # a shorter value would blank out ordinary words
+_TOKEN = re.compile(r"[\w.+=~-]{24,}")  # surely a key: its beginning and its end give it away, too
+_PART = 16  # characters of these
 _RESCAN_AFTER = 1.0  # seconds between looks at the environment
 _forms: dict[str, tuple[str, ...]] = {}
 _scanned = -_RESCAN_AFTER
 
 
 def remember_secret(value: str) -> None:
-    """From now on `value` is removed by ``redact``, also JSON-escaped, URL-escaped and in base64."""
+    """From now on `value` is removed by ``redact``, also JSON-escaped, URL-escaped and in base64, and where only its
+    first or last characters are quoted, as providers do."""
     if len(value) < _SHORTEST or value in _forms:
         return
-    encoded = base64.b64encode(value.encode()).decode().rstrip("=")
-    forms = {value, json.dumps(value)[1:-1], urllib.parse.quote(value, safe=""), encoded}
+    plain = value.encode("utf-8", "surrogateescape")
+    forms = {value, json.dumps(value)[1:-1], urllib.parse.quote(plain, safe="")}
+    forms.add(base64.b64encode(plain).decode().rstrip("="))
+    if _TOKEN.fullmatch(value):
+        forms |= {value[:_PART], value[-_PART:]}
     _forms[value] = tuple(sorted(forms, key=len, reverse=True))
 
 
@@ -147,3 +153,11 @@ def redact(text: str) -> str:
             if form in text:
                 text = text.replace(form, "***")
     return text
+
+
+def redact_bytes(data: bytes) -> bytes:
+    """The same for what is no text: an upload, say."""
+    for secret in known_secrets():
+        for form in _forms[secret]:
+            data = data.replace(form.encode("utf-8", "surrogateescape"), b"***")
+    return data

@@ -98,7 +98,7 @@ def _without_credentials(url: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------- providers
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Provider:
     """Somebody who answers requests in the manner of OpenAI.
 
@@ -128,7 +128,7 @@ class Provider:
     needs_key: bool = True
     allowed_paths: tuple[str, ...] = ()
     allowed_models: tuple[str, ...] = ()
-    complete: Callable[[str], str] = field(default=_as_given, repr=False, compare=False)
+    complete: Callable[[str], str] = field(default=_as_given, repr=False)
     note: str = ""
 
     @property
@@ -745,7 +745,7 @@ class Reason(NamedTuple):
     what: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Choice:
     """The model that is used where none is named.
 

@@ -1,23 +1,27 @@
-"""``OpenAI`` and ``AsyncOpenAI``: the SDK's own classes over the corridor. Change one import and every call is recorded.
+"""``OpenAI`` and ``AsyncOpenAI``: the SDK's own classes over the corridor. Change one import, and calls are recorded.
 
-Calls openai, ``doors`` and ``catalog``. Promises: same signatures and results as the SDK's classes; the key is in no
-attribute that ``vars`` shows; ``max_retries`` counts the corridor's attempts, and the SDK itself never repeats a call.
+Calls openai, ``doors``, ``network`` and ``catalog``. Promises: same arguments and results as the SDK's classes; the key
+is in no attribute that ``vars`` shows; ``max_retries`` counts the corridor's attempts, and the SDK itself never repeats
+a call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 import openai
 
 from ipyconvexai.errors import InputError, MissingKeyError
 from ipyconvexai.loops import BackgroundLoop
-from ipyconvexai.providers.catalog import Endpoint, provider_at
+from ipyconvexai.providers.catalog import Endpoint, provider_at, providers
 from ipyconvexai.providers.corridor import Corridor
 from ipyconvexai.providers.doors import ROUTE, AsyncDoor, Route, SyncDoor
+from ipyconvexai.providers.network import AsyncGuest, SyncGuest
 from ipyconvexai.settings import Secret
 
 __all__ = ["AsyncOpenAI", "OpenAI", "Wiring", "wire"]
@@ -66,11 +70,25 @@ def _route(client: Any, request: httpx2.Request, options: Any) -> httpx2.Request
     endpoint: Endpoint | None = client._endpoint
     base_url = str(client.base_url)
     if endpoint is None or endpoint.base_url.rstrip("/") != base_url.rstrip("/"):
-        endpoint = client._endpoint = Endpoint(
-            provider=provider_at(base_url), model="", base_url=base_url, key=None, identity=base_url.rstrip("/")
-        )
+        endpoint = client._endpoint = _endpoint_at(base_url)
     request.extensions = {**request.extensions, ROUTE: Route(endpoint, options.get_max_retries(client.max_retries))}
     return request
+
+
+def _endpoint_at(base_url: str) -> Endpoint:
+    """The endpoint of a client that was made as the SDK's are: with what the catalogue knows of its address."""
+    name = provider_at(base_url)
+    known = next((provider for provider in providers() if provider.name == name), None)
+    parts = urlsplit(base_url)
+    shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")).rstrip("/")
+    return Endpoint(
+        provider=name,
+        model="",
+        identity=shown,
+        base_url=base_url,
+        allowed_paths=known.allowed_paths if known else (),
+        allowed_models=known.allowed_models if known else (),
+    )
 
 
 def _arguments(endpoint: Endpoint | None, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -80,18 +98,30 @@ def _arguments(endpoint: Endpoint | None, arguments: dict[str, Any]) -> dict[str
     return arguments
 
 
-def _refuse_foreign(http_client: Any, door: type) -> None:
-    if http_client is not None and not isinstance(http_client._transport, door):
-        raise InputError(
-            "http_client= would send past the ledger",
-            cure="Leave it out: time-outs are set by timeout=, proxies by HTTPS_PROXY, certificates by SSL_CERT_FILE.",
-        )
+def _behind_door(client: Any, door: Any) -> Any:
+    """A twin of the user's client whose requests go through `door`; its headers, cookies, hooks and limits stay."""
+    twin = copy.copy(client)
+    twin._transport, twin._mounts = door, {}
+    return twin
+
+
+def _foreign(http_client: Any, wanted: str) -> InputError:
+    kind = f"{type(http_client).__module__.partition('.')[0]}.{type(http_client).__name__}"
+    return InputError(
+        f"http_client= is an {kind}, through which nothing can be recorded",
+        cure=f"Give an {wanted}, or leave it out: time-outs are set by timeout=, proxies by HTTPS_PROXY, certificates "
+        "by SSL_CERT_FILE.",
+    )
+
+
+class _NoKey(MissingKeyError, openai.OpenAIError):
+    """Of both trees: code written for the SDK may look for its error."""
 
 
 def _missing_key(error: openai.OpenAIError) -> Exception:
-    if "api_key" not in str(error):
+    if not str(error).startswith("Missing credentials"):
         return error
-    return MissingKeyError(
+    return _NoKey(
         "OPENAI_API_KEY is not set",
         cure="Set it in the environment (export OPENAI_API_KEY=...), pass api_key=, or use another provider: "
         'ai.generate("...", model="local").',
@@ -99,30 +129,47 @@ def _missing_key(error: openai.OpenAIError) -> Exception:
 
 
 class OpenAI(openai.OpenAI):
-    """``openai.OpenAI`` whose every call is recorded. Takes the same arguments, but for ``http_client``.
+    """``openai.OpenAI`` whose every call is recorded. Takes the same arguments.
 
     Raises:
         MissingKeyError: no key was given and OPENAI_API_KEY is not set.
+        InputError: ``http_client`` is no ``httpx2.Client``.
     """
 
-    api_key = _Hidden()  # type: ignore[assignment] # reads and writes as the str it stands for
-    admin_api_key = _Hidden()  # type: ignore[assignment] # likewise
+    api_key = _Hidden()
+    admin_api_key = _Hidden()
     _endpoint: Endpoint | None = None
 
     def __init__(self, *, wiring: Wiring | None = None, endpoint: Endpoint | None = None, **arguments: Any) -> None:
         self._endpoint = endpoint
-        http_client = arguments.get("http_client")
-        _refuse_foreign(http_client, SyncDoor)
-        if http_client is None:
-            wiring = _wiring(wiring)
-            arguments["http_client"] = openai.DefaultHttpxClient(transport=SyncDoor(wiring.corridor, wiring.loop))
+        arguments["http_client"] = _sync_client(arguments.get("http_client"), wiring)
         try:
             super().__init__(**_arguments(endpoint, arguments))
         except openai.OpenAIError as error:
-            raise _missing_key(error) from None
+            found = _missing_key(error)
+        else:
+            return
+        raise found
+
+    def copy(self, *, _extra_kwargs: Mapping[str, Any] = {}, **options: Any) -> Self:
+        return super().copy(_extra_kwargs={"endpoint": self._endpoint, **_extra_kwargs}, **options)
+
+    with_options = copy
 
     def _build_request(self, options: Any, *, retries_taken: int = 0) -> httpx2.Request:
         return _route(self, super()._build_request(options, retries_taken=retries_taken), options)
+
+
+def _sync_client(given: Any, wiring: Wiring | None) -> httpx2.Client:
+    if given is not None and not isinstance(given, httpx2.Client):
+        raise _foreign(given, "httpx2.Client")
+    if given is not None and isinstance(given._transport, SyncDoor):
+        return given
+    wiring = _wiring(wiring)
+    if given is None:
+        return openai.DefaultHttpxClient(transport=SyncDoor(wiring.corridor, wiring.loop))
+    twin: httpx2.Client = _behind_door(given, SyncDoor(wiring.corridor, wiring.loop, SyncGuest(given)))
+    return twin
 
 
 class AsyncOpenAI(openai.AsyncOpenAI):
@@ -130,25 +177,40 @@ class AsyncOpenAI(openai.AsyncOpenAI):
 
     Raises:
         MissingKeyError: no key was given and OPENAI_API_KEY is not set.
+        InputError: ``http_client`` is no ``httpx2.AsyncClient``.
     """
 
-    api_key = _Hidden()  # type: ignore[assignment] # reads and writes as the str it stands for
-    admin_api_key = _Hidden()  # type: ignore[assignment] # likewise
+    api_key = _Hidden()
+    admin_api_key = _Hidden()
     _endpoint: Endpoint | None = None
 
     def __init__(self, *, wiring: Wiring | None = None, endpoint: Endpoint | None = None, **arguments: Any) -> None:
         self._endpoint = endpoint
-        http_client = arguments.get("http_client")
-        _refuse_foreign(http_client, AsyncDoor)
-        if http_client is None:
-            wiring = _wiring(wiring)
-            arguments["http_client"] = openai.DefaultAsyncHttpxClient(
-                transport=AsyncDoor(wiring.corridor, wiring.loop)
-            )
+        arguments["http_client"] = _async_client(arguments.get("http_client"), wiring)
         try:
             super().__init__(**_arguments(endpoint, arguments))
         except openai.OpenAIError as error:
-            raise _missing_key(error) from None
+            found = _missing_key(error)
+        else:
+            return
+        raise found
+
+    def copy(self, *, _extra_kwargs: Mapping[str, Any] = {}, **options: Any) -> Self:
+        return super().copy(_extra_kwargs={"endpoint": self._endpoint, **_extra_kwargs}, **options)
+
+    with_options = copy
 
     def _build_request(self, options: Any, *, retries_taken: int = 0) -> httpx2.Request:
         return _route(self, super()._build_request(options, retries_taken=retries_taken), options)
+
+
+def _async_client(given: Any, wiring: Wiring | None) -> httpx2.AsyncClient:
+    if given is not None and not isinstance(given, httpx2.AsyncClient):
+        raise _foreign(given, "httpx2.AsyncClient")
+    if given is not None and isinstance(given._transport, AsyncDoor):
+        return given
+    wiring = _wiring(wiring)
+    if given is None:
+        return openai.DefaultAsyncHttpxClient(transport=AsyncDoor(wiring.corridor, wiring.loop))
+    twin: httpx2.AsyncClient = _behind_door(given, AsyncDoor(wiring.corridor, wiring.loop, AsyncGuest(given)))
+    return twin

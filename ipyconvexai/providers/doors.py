@@ -1,24 +1,28 @@
 """How the SDK's clients enter the corridor: an httpx2 transport for each kind, over the one background loop.
 
-Calls ``corridor`` and ``loops``. A client may live in any thread or loop, even one that is closed and opened again: the
-network is only ever touched on the background loop, so no connection belongs to a loop that is gone.
+Calls ``corridor``, ``network`` and ``loops``. A client may live in any thread or loop, even one that is closed and
+opened again: the network is only ever touched on the background loop, so no connection belongs to a loop that is gone.
+Promises: whoever stops waiting leaves nothing open; after an exchange the SDK's request no longer holds the key.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import httpx2
 
+from ipyconvexai.errors import InputError
 from ipyconvexai.loops import BackgroundLoop
+from ipyconvexai.providers.calls import CALLER, KEY_HEADERS, Call
 from ipyconvexai.providers.catalog import Endpoint
-from ipyconvexai.providers.corridor import CALLER, Call, Corridor
+from ipyconvexai.providers.corridor import Corridor
+from ipyconvexai.providers.network import AsyncGuest, SyncGuest
 
 __all__ = ["ROUTE", "AsyncDoor", "Route", "SyncDoor"]
 
 ROUTE = "ipyconvexai"  # the request extension that carries a Route
+CLOSE_PATIENCE = 5.0  # seconds
 
 
 class Route:
@@ -31,71 +35,168 @@ class Route:
         self.retries = retries
 
 
+class _Errand:
+    """One exchange, on the background loop, for a caller who may give up waiting at any moment."""
+
+    def __init__(self, corridor: Corridor, call: Call) -> None:
+        self._corridor = corridor
+        self._call = call
+        self._response: httpx2.Response | None = None
+
+    async def run(self) -> httpx2.Response:
+        self._response = await self._corridor.handle(self._call)
+        return self._response
+
+    async def abandon(self) -> None:
+        """After its cancellation: it may have been done a moment before."""
+        if self._response is not None:
+            await self._response.aclose()
+
+
+def _call(corridor: Corridor, request: httpx2.Request, guest: AsyncGuest | SyncGuest | None) -> Call:
+    route: Route | None = request.extensions.get(ROUTE)
+    if route is None:
+        raise InputError(
+            "this request was not made by a method of the SDK's client",
+            cure="Use client.post(...) and its like, so that the call can be recorded.",
+        )
+    send = None if guest is None else guest.send
+    return corridor.call(request, route.endpoint, CALLER.get(), route.retries, send)
+
+
+def _hide_keys(request: httpx2.Request, response: httpx2.Response | None) -> None:
+    """Errors and responses keep the request, and pickles of them its headers."""
+    if response is not None and response.is_redirect:
+        return  # the next request is made from this one
+    for name in KEY_HEADERS:
+        if name in request.headers:
+            request.headers[name] = "***"
+
+
 class AsyncDoor(httpx2.AsyncBaseTransport):
-    def __init__(self, corridor: Corridor, loop: BackgroundLoop) -> None:
+    """`guest`: send through this client of the user's."""
+
+    def __init__(self, corridor: Corridor, loop: BackgroundLoop, guest: AsyncGuest | None = None) -> None:
         self._corridor = corridor
         self._loop = loop
+        self._guest = guest
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await request.aread()
-        route: Route = request.extensions[ROUTE]
-        call = self._corridor.call(request, route.endpoint, CALLER.get(), route.retries)
+        call = _call(self._corridor, request, self._guest)
+        response = None
+        try:
+            response = await self._exchange(call)
+        finally:
+            _hide_keys(request, response)
+        return response
+
+    async def _exchange(self, call: Call) -> httpx2.Response:
         if self._loop.is_current():
             return await self._corridor.handle(call)
-        response = await asyncio.wrap_future(self._loop.submit(self._corridor.handle(call)))
+        errand = _Errand(self._corridor, call)
+        try:
+            response = await asyncio.wrap_future(self._loop.submit(errand.run()))
+        except asyncio.CancelledError:
+            self._loop.submit(errand.abandon())
+            raise
         if isinstance(response.stream, httpx2.ByteStream):
             return response
-        stream = _AsyncRelay(self._loop, response)
-        return httpx2.Response(response.status_code, headers=response.headers, stream=stream, request=request)
+        return _with_stream(response, _AsyncRelay(self._loop, response))
+
+    async def aclose(self) -> None:
+        if self._guest is not None:
+            await asyncio.wrap_future(self._loop.submit(self._guest.aclose()))
 
 
 class SyncDoor(httpx2.BaseTransport):
-    def __init__(self, corridor: Corridor, loop: BackgroundLoop) -> None:
+    """`guest`: send through this client of the user's."""
+
+    def __init__(self, corridor: Corridor, loop: BackgroundLoop, guest: SyncGuest | None = None) -> None:
         self._corridor = corridor
         self._loop = loop
+        self._guest = guest
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         request.read()
-        route: Route = request.extensions[ROUTE]
-        call = self._corridor.call(request, route.endpoint, CALLER.get(), route.retries)
-        response = self._loop.run(self._corridor.handle(call), on_interrupt=call.stop.interrupt)
+        call = _call(self._corridor, request, self._guest)
+        response = None
+        try:
+            response = self._exchange(call)
+        finally:
+            _hide_keys(request, response)
+        return response
+
+    def _exchange(self, call: Call) -> httpx2.Response:
+        errand = _Errand(self._corridor, call)
+        try:
+            response = self._loop.run(errand.run(), on_interrupt=call.stop.interrupt)
+        except KeyboardInterrupt:
+            self._loop.submit(errand.abandon())
+            raise
         if isinstance(response.stream, httpx2.ByteStream):
             return response
-        stream = _SyncRelay(self._loop, response, call)
-        return httpx2.Response(response.status_code, headers=response.headers, stream=stream, request=request)
+        return _with_stream(response, _SyncRelay(self._loop, response, call))
+
+    def close(self) -> None:
+        if self._guest is not None:
+            self._loop.run(self._guest.aclose())
+
+
+def _with_stream(response: httpx2.Response, stream: httpx2.AsyncByteStream | httpx2.SyncByteStream) -> httpx2.Response:
+    return httpx2.Response(
+        response.status_code,
+        headers=response.headers,
+        stream=stream,
+        request=response.request,
+        extensions=response.extensions,
+    )
 
 
 class _SyncRelay(httpx2.SyncByteStream):
     """Pulls an open stream chunk by chunk from the background loop into a waiting thread."""
 
     def __init__(self, loop: BackgroundLoop, response: httpx2.Response, call: Call) -> None:
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
         self._loop = loop
-        self._stream: Any = response.stream
+        self._stream = response.stream
+        self._chunks = aiter(response.stream)
         self._call = call
 
     def __iter__(self) -> Iterator[bytes]:
-        chunks = aiter(self._stream)
-        while (chunk := self._loop.run(_next(chunks), on_interrupt=self._call.stop.interrupt)) is not None:
+        while (chunk := self._loop.run(_next(self._chunks), on_interrupt=self._call.stop.interrupt)) is not None:
             yield chunk
 
     def close(self) -> None:
-        self._loop.submit(self._stream.aclose()).result(5)
+        if not self._loop.is_running():  # its app was closed, and closed this stream, too
+            return
+        closing = self._loop.submit(self._stream.aclose())
+        if not self._loop.is_current():  # the collector may close a forgotten stream there
+            closing.result(CLOSE_PATIENCE)
 
 
 class _AsyncRelay(httpx2.AsyncByteStream):
     """The same for a coroutine on another loop."""
 
     def __init__(self, loop: BackgroundLoop, response: httpx2.Response) -> None:
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
         self._loop = loop
-        self._stream: Any = response.stream
+        self._stream = response.stream
+        self._chunks = aiter(response.stream)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = aiter(self._stream)
-        while (chunk := await asyncio.wrap_future(self._loop.submit(_next(chunks)))) is not None:
-            yield chunk
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await asyncio.wrap_future(self._loop.submit(_next(self._chunks)))
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
 
     async def aclose(self) -> None:
-        await asyncio.wrap_future(self._loop.submit(self._stream.aclose()))
+        if self._loop.is_running():
+            # Shielded: a caller who is cancelled here must not leave the connection open.
+            await asyncio.shield(asyncio.wrap_future(self._loop.submit(self._stream.aclose())))
 
 
 async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:

@@ -13,14 +13,15 @@ import httpx2
 import openai
 
 from ipyconvexai import errors
+from ipyconvexai.providers.catalog import unknown_model
 from ipyconvexai.providers.reading import error_of
 from ipyconvexai.providers.retry import retry_after
 from ipyconvexai.settings import redact
 
-__all__ = ["cut", "refused", "translate", "transport_fault"]
+__all__ = ["broken_off", "cut", "refused", "replay_miss", "translate", "transport_fault"]
 
 
-class _Fault(errors.CallError, openai.APIConnectionError):
+class _Fault(errors.CallError, openai.APIConnectionError):  # type: ignore[misc] # `code` is never None here
     """The part that both trees want: a request for the SDK's, the rest for ours."""
 
     def __init__(self, message: str, request: httpx2.Request, request_id: str, *, cure: str) -> None:
@@ -30,10 +31,29 @@ class _Fault(errors.CallError, openai.APIConnectionError):
         self.param = None
         self.type = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the request's headers: an error may be written down, or sent to another process.
+        facts = (self.message, self.request.method, str(self.request.url), self.request_id or "", self.cure)
+        return _restore, (type(self), *facts)
+
+
+def _restore(kind: type[_Fault], message: str, method: str, url: str, request_id: str, cure: str) -> _Fault:
+    return kind(message, httpx2.Request(method, url), request_id, cure=cure)
+
 
 class Unreachable(_Fault, errors.UnreachableError):
     code = errors.UnreachableError.code
     retryable = True
+
+
+class Unsendable(_Fault, errors.UnreachableError):
+    code = errors.UnreachableError.code
+    retryable = False
+
+
+class Unreadable(_Fault, errors.InvalidAnswerError):
+    code = "unreadable_answer"
+    retryable = False
 
 
 class TimedOut(_Fault, errors.CallTimeoutError, openai.APITimeoutError):
@@ -51,6 +71,14 @@ class Refused(_Fault, errors.RefusedError):
     retryable = False
 
 
+class ReplayMiss(_Fault, errors.ReplayMissError):
+    code = errors.ReplayMissError.code
+    retryable = False
+
+
+_ADDRESS = "Is the address right and the server up? `ipyconvexai doctor` shows which address is used and why."
+
+
 def transport_fault(error: Exception, request: httpx2.Request, request_id: str) -> _Fault:
     """What the network did, as a fault.
 
@@ -58,21 +86,19 @@ def transport_fault(error: Exception, request: httpx2.Request, request_id: str) 
     """
     where = f"{request.url.scheme}://{request.url.netloc.decode()}"
     cause = error.__cause__ or error
-    timed_out = isinstance(cause, TimeoutError) or (cause is error and isinstance(error, httpx2.TimeoutException))
-    if timed_out:
-        return TimedOut(
-            f"no answer from {where} in time",
-            request,
-            request_id,
-            cure="Ask again, or allow more: timeout=SECONDS. The provider may have done the work and billed it.",
-        )
     reason = redact(str(cause) or type(cause).__name__)
-    return Unreachable(
-        f"no connection to {where}: {reason}",
-        request,
-        request_id,
-        cure="Is the address right and the server up? `ipyconvexai doctor` shows which address is used and why.",
-    )
+    if isinstance(cause, TimeoutError) or (cause is error and isinstance(error, httpx2.TimeoutException)):
+        cure = "Ask again, or allow more: timeout=SECONDS. The provider may have done the work and billed it."
+        return TimedOut(f"no answer from {where} in time", request, request_id, cure=cure)
+    if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
+        return Unsendable(f"{where} is no address to send to: {reason}", request, request_id, cure=_ADDRESS)
+    if isinstance(error, httpx2.DecodingError):
+        cure = "Something between here and the provider spoils its answers: a proxy, perhaps."
+        return Unreadable(f"the answer of {where} cannot be decoded: {reason}", request, request_id, cure=cure)
+    if isinstance(error, httpx2.ReadError | httpx2.RemoteProtocolError):
+        cure = "Ask again. The provider may have done the work and billed it."
+        return Unreachable(f"the connection to {where} broke off: {reason}", request, request_id, cure=cure)
+    return Unreachable(f"no connection to {where}: {reason}", request, request_id, cure=_ADDRESS)
 
 
 def cut(request: httpx2.Request, request_id: str) -> StreamCut:
@@ -85,8 +111,12 @@ def cut(request: httpx2.Request, request_id: str) -> StreamCut:
 
 
 def refused(reason: str, request: httpx2.Request, request_id: str) -> Refused:
-    message, _, cure = reason.partition("\n")
-    return Refused(message, request, request_id, cure=cure)
+    cure = "Use a provider that has it: `%ai list` shows them. Nothing was sent."
+    return Refused(reason, request, request_id, cure=cure)
+
+
+def replay_miss(message: str, request: httpx2.Request, *, cure: str) -> ReplayMiss:
+    return ReplayMiss(message, request, "", cure=cure)
 
 
 _CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
@@ -99,12 +129,23 @@ def translate(error: Exception, *, provider: str, model: str, key_variable: str 
     if isinstance(error, openai.APIStatusError):
         return _status_error(error, provider, model, key_variable)
     if isinstance(error, openai.APITimeoutError):
-        return errors.CallTimeoutError(f"{provider} did not answer in time", cure="Ask again, or allow more: timeout=SECONDS.")
+        cure = "Ask again, or allow more: timeout=SECONDS."
+        return errors.CallTimeoutError(f"{provider} did not answer in time", cure=cure)
     if isinstance(error, openai.APIError):  # an error event in a stream
-        return errors.ProviderError(
-            f"{provider} broke off: {redact(error.message)}", cure="What had come is in the ledger. Ask again."
-        )
+        return broken_off(provider, error.message, None)
+    if isinstance(error, (TypeError, UnicodeError)):  # raised while the body was made into JSON
+        return errors.InputError(redact(f"this cannot be sent: {error}"), cure="Parameters must be plain JSON values.")
     return errors.CallError(redact(f"{type(error).__name__}: {error}"))
+
+
+def broken_off(provider: str, message: str | None, request_id: str | None) -> errors.ProviderError:
+    """For an error that came in the middle of an answer, or with status 200."""
+    return errors.ProviderError(
+        f"{provider} broke off: {redact(message or 'no reason given')}",
+        cure="What had come is in the ledger under this request. Ask again.",
+        request_id=request_id,
+        retryable=True,
+    )
 
 
 def _status_error(error: openai.APIStatusError, provider: str, model: str, key_variable: str | None) -> errors.Error:
@@ -129,9 +170,7 @@ def _status_error(error: openai.APIStatusError, provider: str, model: str, key_v
             said, cure=f"Shorten the prompt, or use a model with a larger context than {model}.", **common
         )
     elif status == 404 or code == "model_not_found":
-        found = errors.ProviderError(
-            said, cure=f"Is {model!r} a model of {provider}? `%ai list {provider}` shows known ones.", **common
-        )
+        found = errors.ProviderError(said, cure=unknown_model(provider, model).cure, **common)
     else:
         again = status >= 500 or status in (408, 409)
         cure = "The provider is in trouble: ask again later." if again else "Change the request as the message says."

@@ -1,17 +1,24 @@
-"""The last step to a provider: the aiohttp backend of the SDK, on the background loop. Calls openai and httpx2.
+"""The last step to a provider, on the background loop: the SDK's aiohttp backend, or a client that the user brought.
 
 ``DefaultAioHttpClient`` is chosen for its cost: the default transport takes 60 % more CPU. Only the corridor calls it.
+Calls openai and httpx2.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 
-__all__ = ["Network"]
+__all__ = ["AsyncGuest", "Network", "SyncGuest"]
 
 MOST_CONNECTIONS = 1000
+GUEST_THREADS = 64
+
+_left_behind: list[httpx2.AsyncClient] = []  # a fork's parent's: its loop does not run here, so it cannot be closed
 
 
 class Network:
@@ -30,6 +37,8 @@ class Network:
         if self._client is None or self._loop is not loop:
             import openai
 
+            if self._client is not None:
+                _left_behind.append(self._client)
             limits = httpx2.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS)
             self._client, self._loop = openai.DefaultAioHttpClient(limits=limits), loop
         return self._client
@@ -37,4 +46,59 @@ class Network:
     async def aclose(self) -> None:
         if self._client is not None and self._loop is asyncio.get_running_loop():
             await self._client.aclose()
-        self._client = None
+            self._client = None
+
+
+class AsyncGuest:
+    """An ``httpx2.AsyncClient`` of the user's, through whose transports (proxies, certificates) is sent.
+
+    Its connections belong to the background loop from its first call on.
+    """
+
+    def __init__(self, client: httpx2.AsyncClient) -> None:
+        self._client = client
+
+    async def send(self, request: httpx2.Request) -> httpx2.Response:
+        return await self._client._transport_for_url(request.url).handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+class SyncGuest:
+    """An ``httpx2.Client`` of the user's, in threads: a blocking transport must not stop the loop."""
+
+    def __init__(self, client: httpx2.Client) -> None:
+        self._client = client
+        self._threads: Executor = ThreadPoolExecutor(GUEST_THREADS, "ipyconvexai-guest")
+
+    async def send(self, request: httpx2.Request) -> httpx2.Response:
+        transport = self._client._transport_for_url(request.url)
+        response = await self._in_thread(transport.handle_request, request)
+        stream = _Pulled(self, response)
+        return httpx2.Response(
+            response.status_code, headers=response.headers, stream=stream, extensions=response.extensions
+        )
+
+    async def _in_thread(self, function: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    async def aclose(self) -> None:
+        await self._in_thread(self._client.close)
+        self._threads.shutdown(wait=False)
+
+
+class _Pulled(httpx2.AsyncByteStream):
+    """A blocking answer, piece by piece."""
+
+    def __init__(self, guest: SyncGuest, response: httpx2.Response) -> None:
+        self._guest = guest
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces = iter(self._response.stream)  # type: ignore[arg-type] # of a sync transport
+        while (piece := await self._guest._in_thread(next, pieces, None)) is not None:
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._guest._in_thread(self._response.close)

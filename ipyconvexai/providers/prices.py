@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["cost_usd"]
 
 FREE = frozenset({"local", "ollama", "vllm", "llamacpp"})  # they run on hardware of one's own
-UNPRICED = frozenset({"custom"})  # an address without a provider's name: who knows what it charges
 
 # The names under which genai-prices knows our providers, where they differ.
 _THEIR_NAMES = {"chef": "openai"}
@@ -75,10 +74,9 @@ def _find(provider: str, model: str) -> ModelInfo | None:
 
 def _look_up(snapshot: DataSnapshot, provider: str, model: str) -> ModelInfo | None:
     name = _THEIR_NAMES.get(provider, provider)
-    # The library also accepts every name that contains a provider's: "my-openai-proxy" is not OpenAI and has its own
-    # prices.
+    # By id: the library also takes every name that contains a provider's, but "my-openai-proxy" has its own prices.
     theirs = next((each for each in snapshot.providers if each.id == name), None)
-    if theirs is None or provider in UNPRICED or not model:
+    if theirs is None:
         return None
     return theirs.find_model(model.removeprefix("models/"), all_providers=snapshot.providers)
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from ipyconvexai.values import Usage
 
-__all__ = ["EventReader", "Reading", "error_of", "read_answer"]
+__all__ = ["EventReader", "Reading", "error_of", "read_answer", "reads_as_json", "sound"]
+
+_LONGEST_MESSAGE = 2000  # characters of an error that is no JSON: a whole HTML page, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +26,25 @@ class Reading:
     error_message: str | None = None
 
 
+def reads_as_json(endpoint: str, media_type: str) -> bool:
+    """Whether an answer of `endpoint` must be JSON; speech, files and plain transcriptions are not."""
+    return "json" in media_type or endpoint.endswith(("completions", "responses", "embeddings", "moderations"))
+
+
 def read_answer(content: bytes) -> Reading:
-    """An answer that came whole: a chat completion, a response, embeddings, or anything else in JSON."""
-    try:
-        data = json.loads(content)
-    except ValueError:
-        return Reading()
+    """An answer that came whole: a chat completion, a response, embeddings, or anything else in JSON.
+
+    What is no JSON object, or one that tells of an error, has an error in its reading.
+    """
+    data = _json(content)
     if not isinstance(data, dict):
-        return Reading()
+        return Reading(error_code="unreadable_answer", error_message="the answer is no JSON object")
     reading = Reading(model=_text(data.get("model")), usage=_usage(data.get("usage")))
     if data.get("object") == "response":
         return _read_response(data, reading)
+    if (error := data.get("error")) and not data.get("choices"):  # some say it with status 200
+        code, said = _error(error)
+        return replace(reading, error_code=code or "provider_error", error_message=said or "no reason given")
     choice = _first(data.get("choices"))
     message = _dict(choice.get("message"))
     text = _text(message.get("content")) or _text(message.get("refusal")) or _text(choice.get("text"))
@@ -60,19 +70,20 @@ def _read_response(data: dict[str, Any], reading: Reading) -> Reading:
 
 def error_of(content: bytes) -> tuple[str | None, str]:
     """(code, message) of an error answer, whatever its shape."""
-    try:
-        data = json.loads(content)
-    except ValueError:
-        return None, content.decode("utf-8", "replace").strip()[:2000]
+    plain = content.decode("utf-8", "replace").strip()[:_LONGEST_MESSAGE]
+    data = _json(content)
     if isinstance(data, list):  # Gemini's endpoint wraps it
-        data = data[0] if data else {}
-    error = _dict(data).get("error", data)
-    if isinstance(error, str):
-        return None, error
-    error = _dict(error)
-    code = error.get("code")
-    code = code if isinstance(code, str) else None
-    return code or _text(error.get("type")), _text(error.get("message")) or content.decode("utf-8", "replace")[:2000]
+        data = _first(data)
+    if not isinstance(data, dict):
+        return None, plain
+    code, message = _error(data.get("error", data))
+    return code, message or plain
+
+
+def _error(error: Any) -> tuple[str | None, str | None]:
+    if not isinstance(error, dict):
+        return None, _text(error)
+    return _text(error.get("code")) or _text(error.get("type")), _text(error.get("message"))
 
 
 class EventReader:
@@ -85,10 +96,11 @@ class EventReader:
 
     def __init__(self, endpoint: str) -> None:
         self._kind = "chat" if endpoint.endswith("completions") else endpoint.rsplit("/", 1)[-1]
-        self._rest = b""
-        self._text: list[str] = []
+        self._lines = _Lines()
+        self._data: list[bytes] = []  # of the event at hand
+        self._pieces: list[str] = []
         self._final: Reading | None = None
-        self.reading = Reading()
+        self._reading = Reading()
         self.done = False
         self.failed = False
 
@@ -96,7 +108,7 @@ class EventReader:
     def ends_properly(self) -> bool:
         """Whether the stream may end here without having been cut."""
         if self._kind == "chat":
-            return self.done or self.failed or self.reading.finish_reason is not None
+            return self.done or self.failed or self._reading.finish_reason is not None
         if self._kind == "responses":
             return self.done or self.failed
         return True
@@ -104,86 +116,110 @@ class EventReader:
     @property
     def started(self) -> bool:
         """Whether a first piece of text has come."""
-        return bool(self._text)
+        return bool(self._pieces)
 
     def feed(self, chunk: bytes) -> None:
-        data = self._rest + chunk
-        if b"\r" in data:
-            data = data.replace(b"\r\n", b"\n")
-        *events, self._rest = data.split(b"\n\n")
-        for event in events:
-            self._read_event(event)
+        for line in self._lines.feed(chunk):
+            self._read_line(line)
 
     def end(self) -> None:
         """The connection ended: a last event may lack its blank line."""
-        if self._rest.strip():
-            self._read_event(self._rest)
-            self._rest = b""
+        for line in self._lines.end():
+            self._read_line(line)
+        self._read_line(b"")
 
-    def _read_event(self, event: bytes) -> None:
-        lines = [line[5:].lstrip(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-        payload = b"\n".join(lines)
+    def _read_line(self, line: bytes) -> None:
+        if line.startswith(b"data:"):
+            self._data.append(line[5:].removeprefix(b" "))
+        elif not line and self._data:
+            payload, self._data = b"\n".join(self._data), []
+            self._read_event(payload)
+
+    def _read_event(self, payload: bytes) -> None:
         if payload.startswith(b"[DONE]"):
             self.done = True
             return
-        try:
-            data = json.loads(payload)
-        except ValueError:
+        data = _json(payload)
+        if not isinstance(data, dict):
             return
-        if isinstance(data, dict):
-            self._read_data(data)
-
-    def _read_data(self, data: dict[str, Any]) -> None:
         if error := data.get("error"):
-            error = _dict(error) or {"message": str(error)}
-            self.failed = True
-            self.reading = replace(
-                self.reading, error_code=_text(error.get("code")), error_message=_text(error.get("message"))
-            )
+            self._fail(*_error(error))
         elif self._kind == "responses":
             self._read_response_event(data)
         else:
             self._read_chat_chunk(data)
 
+    def _fail(self, code: str | None, message: str | None) -> None:
+        self.failed = True
+        self._reading = replace(
+            self._reading, error_code=code or "provider_error", error_message=message or "no reason given"
+        )
+
     def _read_chat_chunk(self, data: dict[str, Any]) -> None:
         choice = _first(data.get("choices"))
-        delta = _dict(choice.get("delta"))
-        if piece := _text(delta.get("content")) or _text(delta.get("refusal")) or _text(choice.get("text")):
-            self._text.append(piece)
-        usage = _usage(data.get("usage")) if data.get("usage") else self.reading.usage
-        self.reading = replace(
-            self.reading,
-            model=_text(data.get("model")) or self.reading.model,
-            finish_reason=_text(choice.get("finish_reason")) or self.reading.finish_reason,
-            usage=usage,
+        if choice.get("index") in (0, None):  # of several answers the first is the text
+            delta = _dict(choice.get("delta"))
+            if piece := _text(delta.get("content")) or _text(delta.get("refusal")) or _text(choice.get("text")):
+                self._pieces.append(piece)
+        reading = self._reading
+        self._reading = replace(
+            reading,
+            model=reading.model or _text(data.get("model")),
+            finish_reason=_text(choice.get("finish_reason")) or reading.finish_reason,
+            usage=_usage(data.get("usage")) if data.get("usage") else reading.usage,
         )
 
     def _read_response_event(self, data: dict[str, Any]) -> None:
         kind = data.get("type")
         if kind in ("response.output_text.delta", "response.refusal.delta"):
-            self._text.append(_text(data.get("delta")) or "")
+            if piece := _text(data.get("delta")):
+                self._pieces.append(piece)
         elif kind == "error":
-            self.failed = True
-            self.reading = replace(
-                self.reading, error_code=_text(data.get("code")), error_message=_text(data.get("message"))
-            )
+            self._fail(*_error(data))
         elif kind in ("response.completed", "response.failed", "response.incomplete"):
             response = _dict(data.get("response"))
-            self.done = True
-            self.failed = kind == "response.failed"
             base = Reading(model=_text(response.get("model")), usage=_usage(response.get("usage")))
             self._final = _read_response(response, base)
+            self.done = True
+            if kind == "response.failed":
+                self._fail(self._final.error_code, self._final.error_message)
 
     def pieces(self, start: int = 0) -> list[str]:
         """The pieces of text from number `start` on."""
-        return self._text[start:]
+        return self._pieces[start:]
 
     def result(self) -> Reading:
         """What has come so far."""
-        text = "".join(self._text) or None
-        if self._final is not None:
-            return replace(self._final, text=self._final.text or text)
-        return replace(self.reading, text=text)
+        text = "".join(self._pieces) or None
+        if self._final is None:
+            return replace(self._reading, text=text)
+        said = (self._reading.error_code, self._reading.error_message)
+        return replace(self._final, text=self._final.text or text, error_code=said[0], error_message=said[1])
+
+
+class _Lines:
+    """Splits bytes that arrive in any pieces into lines, which may end in LF, CR LF or CR. Linear in their number."""
+
+    def __init__(self) -> None:
+        self._rest: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        self._rest.append(chunk)
+        if b"\n" not in chunk and b"\r" not in chunk:
+            return []
+        data = b"".join(self._rest)
+        held = b"\r" if data.endswith(b"\r") else b""  # its LF may come with the next chunk
+        *lines, rest = _one_kind(data.removesuffix(held)).split(b"\n")
+        self._rest = [rest + held]
+        return lines
+
+    def end(self) -> list[bytes]:
+        data, self._rest = b"".join(self._rest), []
+        return _one_kind(data).split(b"\n")
+
+
+def _one_kind(data: bytes) -> bytes:
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
 
 
 # ---------------------------------------------------------------------------------------------- careful access
@@ -209,8 +245,22 @@ def _count(value: Any) -> int | None:
     return value if 0 <= value <= _MOST else None
 
 
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def sound(text: str) -> str:
+    """`text` without half characters (lone surrogates), which JSON can spell and no file can hold."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return sound(value) if isinstance(value, str) and value else None
 
 
 def _dict(value: Any) -> dict[str, Any]:

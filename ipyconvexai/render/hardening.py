@@ -7,7 +7,7 @@ fence or a formula ends, so what is kept as code must be harmless also if it is 
 
 The traps this answers, each with a test:
 - A fence inside a list or a quotation ends where its container ends, so the next fence may close it instead of opening
-  one. Such a fence stays only if its content is harmless; after one, only harmless content stays raw.
+  one. Such a fence stays only if its content is harmless, and fences after it must not look like its end.
 - JupyterLab takes formulas out before it reads markdown, and puts them back afterwards with quotes unescaped. A
   formula could swallow the line that opens a fence (a blank line before it stops that), and one that begins inside a
   link's address or title could end the attribute (no formula begins there).
@@ -141,7 +141,10 @@ class _Hardener:
         if self.out and self.out[-1].strip():
             self.out.append("")
         self.in_list = False
-        if harmless or not (self.kept_inner_fence or formula):
+        # A line with a language opens a fence or is the content of one; it closes none.
+        language = language or "text" * (self.kept_inner_fence and not harmless)
+        unsure = self.kept_inner_fence and ("```" in text or "~~~" in text)
+        if harmless or not (unsure or formula):
             marks = _marks(text)
             self.out += [marks + language, *body, marks]
         else:

@@ -17,11 +17,11 @@ _COMMANDS = r"\\(?=(?:href|url|style|require|includegraphics|cssId|class|data|ht
 _URL_START = r"(?:https?://|ftp://|www\.)"
 _URL = re.compile(_URL_START + r"\S*", re.I)  # to the next space: an escaped `<` does not end an address
 _RISK = re.compile(rf"{_TAG_START}|!\[|\]\(|\]:|`{{3}}|~{{3}}|{_COMMANDS}", re.I)
-_DELIMITED = re.compile(r"[`$]|\\[(\[]|\\begin", re.I)
+_DELIMITED = re.compile(r"[`$]|\\[(\[]|\\begin|<code>", re.I)
 FORMULA_START = re.compile(r"\$\$|\\[(\[]|\\begin\{")
 FORMULA_SIGN = re.compile(r"\$|\\[()\[\]]|\\(?:begin|end)\{")
 
-_OWN_CODE = r"<code>(?:[\w ,;=()/%?-]|&#\d{1,6};)*</code>"
+_OWN_CODE = r"<code>(?:[\w\u00a0-\U0010ffff ,;=()/%?-]|&#\d{1,6};)*</code>"
 _DELIMITER = re.compile(
     rf"(?P<own><pre>{_OWN_CODE}</pre>|{_OWN_CODE})"
     rf"|(?P<url>{_URL_START}[^\s`]*)"  # no formula begins inside an address
@@ -133,7 +133,7 @@ _PLACE = r"(?:https?://|mailto:|#)(?:[^\s()<>\"\\`\[\]]|\([^\s()<>\"\\`\[\]]*\))
 _TITLE = r"(?:[ \t]+\"[^\"\\<$`\n\[\]]*\")?"
 _LINK = re.compile(rf"\]\((?:[ \t]*(?:({_PLACE})|<({_PLACE})>)({_TITLE})[ \t]*\))?", re.I)
 _DEFINITION = re.compile(
-    rf"\]:(?:([ \t]*\n?[ \t]*)(?:({_PLACE})|<({_PLACE})>)({_TITLE})[ \t]*(?=$|\n(?![ \t>]*[\"'(])))?", re.I
+    rf"\]:(?:([ \t]*(?:\n[ \t]*)?)(?:({_PLACE})|<({_PLACE})>)({_TITLE})[ \t]*(?=$|\n(?![ \t>]*[\"'(])))?", re.I
 )
 _AUTOLINK = re.compile(r"<((?:https?://|mailto:)[^\s<>]*|[\w.+-]+@[\w.-]+)>(\w?)", re.I)
 _IMAGE = re.compile(r"(\\*)!\[(\]?)")

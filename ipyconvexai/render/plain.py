@@ -10,7 +10,7 @@ import re
 
 _STRING_SEQUENCE = r"(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]{0,4096}(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, ...
 _CSI = r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-_SHORT_SEQUENCE = r"\x1b[ -/]*[0-Z\\^-~]"
+_SHORT_SEQUENCE = r"\x1b[ -/]*[0-~]"
 _SEQUENCES = re.compile(f"{_STRING_SEQUENCE}|{_CSI}|{_SHORT_SEQUENCE}")
 
 # A carriage return alone would overwrite the line; the others are line ends for some readers and not for others,

@@ -1,4 +1,7 @@
-"""Conversations and their messages, durable and shared by all notebooks. Calls the ledger. Blocking: call in a thread."""
+"""Conversations and their messages, durable and shared by all notebooks. Calls the ledger.
+
+Blocking: call in a thread.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ can open it; external access off, so that no SQL reaches files or the network; e
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 import threading
 import time
@@ -14,16 +16,16 @@ from contextlib import contextmanager
 
 import duckdb
 
-from ipyconvexai.errors import LedgerReadOnlyError, StoreError
+from ipyconvexai.errors import Error, LedgerReadOnlyError, StoreError
 from ipyconvexai.store import faults
 from ipyconvexai.store.migrations import migrate
 
-__all__ = ["Database"]
+__all__ = ["IDLE_CLOSE", "MEMORY", "Database"]
 
 MEMORY = ":memory:"
-OPEN_PATIENCE = 5.0  # seconds to wait for another program that has the file open
+OPEN_PATIENCE = 4.0  # seconds to wait for another program that has the file open
 IDLE_CLOSE = 2.0  # seconds without use before the file is closed
-CONFIG = {
+CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     # Each attempt to fetch an extension would stall for 2-3 s without internet.
     "autoinstall_known_extensions": "false",
@@ -31,6 +33,8 @@ CONFIG = {
     # Bounds the replay after a crash (0.35 s per 100 MB) and keeps checkpoints out of most commits.
     "checkpoint_threshold": "64MB",
     "threads": str(min(4, os.cpu_count() or 1)),
+    # Table functions like enable_logging() change settings from within a SELECT.
+    "lock_configuration": "true",
 }
 
 
@@ -40,17 +44,22 @@ class Database:
     def __init__(self, path: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = path
         self._clock = clock
-        self._gate = threading.Lock()
+        self._gate = threading.Condition()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._users = 0
         self._last_use = clock()
+        self._failure: tuple[float, Error] | None = None
         self.generation = 0  # counts openings: what belongs to an older one (an appender, say) is dead
 
     @contextmanager
     def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """The open database; it stays open while it is lent."""
+        arrival = self._clock()
         with self._gate:
             if self._connection is None:
+                self._share_failure(arrival)
+                # A discarded database lives on in this process while anybody holds a cursor of it.
+                self._gate.wait_for(lambda: not self._users, timeout=OPEN_PATIENCE)
                 self._connection = self._open()
                 self.generation += 1
             self._users += 1
@@ -61,6 +70,7 @@ class Database:
             with self._gate:
                 self._users -= 1
                 self._last_use = self._clock()
+                self._gate.notify_all()
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -72,29 +82,41 @@ class Database:
             finally:
                 cursor.close()
 
+    def _share_failure(self, arrival: float) -> None:
+        # Who waited at the gate while another thread tried in vain does not try in vain after it, one by one.
+        if self._failure is not None and arrival < self._failure[0]:
+            raise copy.copy(self._failure[1])
+
     def _open(self) -> duckdb.DuckDBPyConnection:
-        self._refuse_hard_links()
+        try:
+            self._refuse_links_and_read_only()
+            connection = self._connect()
+            try:
+                migrate(connection, self.path)
+            except BaseException:
+                connection.close()
+                raise
+        except (duckdb.Error, Error) as error:
+            failure = faults.translate_opening(error, self.path)
+            self._failure = self._clock(), failure
+            raise failure from None
+        return connection
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
         deadline = self._clock() + OPEN_PATIENCE
         while True:
             try:
-                connection = duckdb.connect(self.path, config=CONFIG)
-                break
-            except duckdb.Error as error:
+                return duckdb.connect(self.path, config=CONFIG)
+            except duckdb.IOException as error:
                 if not faults.is_lock_conflict(error) or self._clock() > deadline:
-                    raise faults.translate(error, self.path) from None
+                    raise
                 time.sleep(0.02)
-        try:
-            migrate(connection, self.path)
-        except BaseException as error:
-            connection.close()
-            raise faults.translate(error, self.path) from None
-        return connection
 
-    def _refuse_hard_links(self) -> None:
-        # The lock goes by name: the same file under two names would be opened twice.
+    def _refuse_links_and_read_only(self) -> None:
         if self.path == MEMORY or not os.path.exists(self.path):
             return
-        if os.stat(self.path).st_nlink > 1:
+        # The lock goes by name: the same file under two names would be opened twice.
+        if os.stat(self.path).st_nlink > 1 and not os.path.isdir(self.path):
             raise StoreError(f"{self.path} has more than one name (hard links)", cure="Copy it, and open the copy.")
         if not os.access(self.path, os.W_OK):
             raise LedgerReadOnlyError(
@@ -102,31 +124,34 @@ class Database:
                 cure='Mend its permissions or choose another file: ai.connect("my.duckdb") or IPYCONVEXAI_DB.',
             )
 
-    def close_if_idle(self) -> bool:
-        """Close the file when nothing has used it for ``IDLE_CLOSE`` seconds; True when it is closed."""
+    def is_idle(self) -> bool:
+        """Whether the open file has not been used for ``IDLE_CLOSE`` seconds; never for ":memory:"."""
         with self._gate:
-            if self._connection is None:
-                return True
-            if self.path == MEMORY or self._users or self._clock() - self._last_use < IDLE_CLOSE:
-                return False
-            self._close()
-            return True
+            return self._is_idle()
+
+    def _is_idle(self) -> bool:
+        waiting = self._users or self._clock() - self._last_use < IDLE_CLOSE
+        return self._connection is not None and self.path != MEMORY and not waiting
+
+    def close_if_idle(self) -> None:
+        with self._gate:
+            if self._is_idle():
+                self._close()
 
     def close(self) -> None:
+        """Close the file, which also moves the write-ahead log into it."""
         with self._gate:
             self._close()
 
     def _close(self) -> None:
-        if self._connection is not None:
-            try:
-                self._connection.close()  # also moves the write-ahead log into the file
-            finally:
-                self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # What cannot be moved for lack of room stays in the write-ahead log, where it is safe.
+            with contextlib.suppress(duckdb.Error):
+                connection.close()
 
-    def discard(self) -> None:
-        """Give up an invalidated database; the next use opens the file again."""
+    def discard(self, generation: int) -> None:
+        """Give up the opening `generation`, which is invalidated; the next use opens the file again."""
         with self._gate:
-            try:
+            if generation == self.generation:
                 self._close()
-            except duckdb.Error:
-                pass  # it was given up already; the file itself is whole

@@ -1,7 +1,7 @@
 """What can be done with one ledger file, in the process that holds it: write, read, transactions, changes.
 
 The keeper serves it to other processes; ``:memory:`` ledgers use it in a thread of their own process. Calls
-``database`` and ``writer``.
+``database``, ``writer`` and ``turn``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ import duckdb
 
 from ipyconvexai import errors
 from ipyconvexai.store import faults
+from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.database import Database
-from ipyconvexai.store.migrations import utc_now
-from ipyconvexai.store.writer import Insert, Turn, Work, Write, Writer
+from ipyconvexai.store.turn import Turn
+from ipyconvexai.store.writer import Insert, Outcomes, Work, Write, Writer
 
 __all__ = ["Engine"]
 
 NOTICE_PAUSE = 0.05  # seconds between two change notices to one listener
+
+Started = Callable[[Callable[[], None]], None]  # is given what interrupts the query that now begins
 
 
 class Engine:
@@ -32,31 +35,41 @@ class Engine:
         self._database = Database(path)
         self._listeners: set[queue.SimpleQueue[set[str]]] = set()
         self._writer = Writer(self._database, self._tell)
+        self._closed = False
 
-    def write(self, inserts: list[Insert], again: bool = False) -> Future[list[errors.Error | None]]:
+    def write(self, inserts: list[Insert], again: bool = False) -> Future[Outcomes]:
         """Outcomes of `inserts`, one each, once they are durable."""
         job = Write(inserts, again)
         self._writer.submit(job)
         return job.outcome
 
-    def read(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
+    # ------------------------------------------------------------------------------------------ reading
+    def read(self, sql: str, params: Any = None, started: Started | None = None) -> list[tuple[Any, ...]]:
         """Rows, on a cursor of its own; for the package's own SQL."""
-        with self._database.cursor() as cursor, self._translated():
+        with self._cursor(started) as cursor:
             return cursor.execute(sql, params).fetchall()
 
-    def read_arrow(self, sql: str, params: Any = None, frames: Mapping[str, bytes] | None = None) -> bytes:
-        """The result as an Arrow IPC stream, in a read-only transaction; `frames` are tables of the caller, by name.
+    def read_arrow(
+        self,
+        sql: str,
+        params: Any = None,
+        frames: Mapping[str, bytes] | None = None,
+        started: Started | None = None,
+    ) -> bytes:
+        """The result as an Arrow IPC stream; `frames` are tables of the caller (Arrow IPC streams), by name.
 
-        Anyone's SQL may come here: external access is off, and nothing can be written.
+        Anyone's SQL may come here: external access is off, settings are locked, and it is one statement in a read-only
+        transaction, so nothing can be written.
         """
         import pyarrow as pa  # 30 MB and 0.15 s, and a keeper without such readers never needs it
 
-        with self._database.cursor() as cursor, self._translated():
+        with self._cursor(started) as cursor:
+            statement = _single_query(cursor, sql)
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             try:
                 for name, data in (frames or {}).items():
                     cursor.register(name, pa.ipc.open_stream(data).read_all())
-                relation = cursor.sql(sql, params=params)
+                relation = cursor.sql(statement, params=params)
                 table = relation.to_arrow_table() if relation is not None else pa.table({})
             finally:
                 with contextlib.suppress(duckdb.Error):
@@ -66,6 +79,21 @@ class Engine:
             stream.write_table(table)
         return sink.getvalue()
 
+    @contextlib.contextmanager
+    def _cursor(self, started: Started | None) -> Iterator[duckdb.DuckDBPyConnection]:
+        generation = -1
+        try:
+            with self._database.cursor() as cursor:
+                generation = self._database.generation
+                if started is not None:
+                    started(cursor.interrupt)
+                yield cursor
+        except duckdb.Error as error:
+            if faults.is_fatal(error):
+                self._database.discard(generation)
+            raise faults.translate(error, self._database.path) from None
+
+    # ------------------------------------------------------------------------------------------ transactions, work
     def begin(self) -> Turn:
         """A transaction that has the writer to itself; waits for its turn."""
         turn = Turn()
@@ -74,21 +102,34 @@ class Engine:
         return turn
 
     def work(self, run: Callable[[duckdb.DuckDBPyConnection], Any], *tables: str) -> Future[Any]:
+        """The result of `run`, which is given a cursor in a transaction of its own; `tables` are those it changes."""
         job = Work(run, frozenset(tables))
         self._writer.submit(job)
         return job.outcome
 
-    def mark_unknown(self, dead: list[str], living: list[str] | None = None) -> Future[int]:
-        """Give intents without an outcome the outcome ``unknown``: those of the sessions in `dead`, or, with `living`
-        (session ids), of every other session."""
-        return self.work(lambda cursor: _mark_unknown(cursor, dead, living), "responses")
+    def unfinished(self) -> dict[str, list[str]]:
+        """Session id -> the ids of its requests that have no outcome. On a reading cursor: it stops no writer."""
+        rows = self.read(
+            "SELECT r.session_id::VARCHAR, list(r.id::VARCHAR) FROM requests r"
+            " ANTI JOIN responses s ON s.request_id = r.id GROUP BY 1"
+        )
+        return dict(rows)
 
+    def mark_unknown(self, requests: list[str]) -> Future[None]:
+        """Give those of `requests` that have no outcome the outcome ``unknown``."""
+        return self.work(lambda cursor: _mark_unknown(cursor, requests), "responses")
+
+    # ------------------------------------------------------------------------------------------ changes
     def listen(self) -> Iterator[set[str]]:
-        """Names of the tables that changed, after commits, about once a second at the least (then maybe empty)."""
+        """Names of the tables that changed, after commits, about once a second at the least (then maybe empty).
+
+        The first set is empty and comes at once: from then on no change is missed.
+        """
         names: queue.SimpleQueue[set[str]] = queue.SimpleQueue()
         self._listeners.add(names)
         try:
-            while True:
+            yield set()
+            while not self._closed:
                 tables: set[str] = set()
                 with contextlib.suppress(queue.Empty):
                     tables |= names.get(timeout=1)
@@ -104,29 +145,33 @@ class Engine:
             for names in list(self._listeners):
                 names.put(tables)
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except duckdb.Error as error:
-            if faults.is_fatal(error):
-                self._database.discard()
-            raise faults.translate(error, self._database.path) from None
-
     def close(self) -> None:
+        """Finish what is queued, then close the file."""
+        self._closed = True
         self._writer.close()
 
 
-def _mark_unknown(cursor: duckdb.DuckDBPyConnection, dead: list[str], living: list[str] | None) -> int:
-    chosen = "IN" if living is None else "NOT IN"
-    rows = cursor.execute(
-        f"""
+def _single_query(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """The one query in `sql`. "COMMIT; DROP ..." would leave the read-only transaction."""
+    statements = cursor.extract_statements(sql)
+    if len(statements) != 1:
+        raise errors.QueryError(
+            f"one query at a time is run here, and this is {len(statements)}", cure="Write a single SELECT."
+        )
+    if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+        raise errors.QueryError(
+            f"this is for reading only, and {statements[0].type.name} is not", cure="Write a SELECT."
+        )
+    return statements[0]
+
+
+def _mark_unknown(cursor: duckdb.DuckDBPyConnection, requests: list[str]) -> None:
+    cursor.execute(
+        """
         INSERT INTO responses (request_id, received_at, status, error_code, error_message)
-        SELECT r.id, ?, 'unknown', 'unknown',
+        SELECT k.id, ?, 'unknown', 'unknown',
                'the process that sent it ended before the outcome was recorded; it may have been billed'
-        FROM requests r ANTI JOIN responses s ON s.request_id = r.id
-        WHERE r.session_id {chosen} (SELECT unnest(?::UUID[]))
+        FROM (SELECT unnest(?::UUID[]) AS id) k ANTI JOIN responses s ON s.request_id = k.id
         """,
-        [utc_now(), dead if living is None else living],
-    ).fetchall()
-    return int(rows[0][0])
+        [utc_now(), requests],
+    )

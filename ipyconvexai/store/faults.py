@@ -8,10 +8,10 @@ import duckdb
 
 from ipyconvexai import errors
 
-__all__ = ["is_fatal", "translate"]
+__all__ = ["concerns_file", "is_fatal", "is_lock_conflict", "translate", "translate_opening"]
 
 _HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
-_NO_ROOM = ("No space left on device", "File too large", "Disk quota exceeded")
+_NO_ROOM = ("No space left on device", "File too large", "Disk quota exceeded", "Could not write all bytes")
 _DAMAGED = ("not a valid DuckDB database file", "orrupt", "checksum")
 _FOREIGN_VERSION = "Trying to read a database file with version number"
 _NOT_WRITABLE = ("Permission denied", "Read-only file system", "Cannot open file", "attached in read-only mode")
@@ -25,6 +25,15 @@ _WRONG_SQL = (
     duckdb.OutOfRangeException,
     duckdb.TypeMismatchException,
     duckdb.PermissionException,
+    duckdb.NotImplementedException,
+    duckdb.ConstraintException,
+)
+_WHOLE = (
+    errors.LedgerLockedError,
+    errors.LedgerCorruptError,
+    errors.LedgerReadOnlyError,
+    errors.LedgerTooNewError,
+    errors.DiskFullError,
 )
 
 
@@ -37,17 +46,44 @@ def is_fatal(error: BaseException) -> bool:
     return isinstance(error, duckdb.FatalException) or "database has been invalidated" in str(error)
 
 
+def concerns_file(error: errors.Error) -> bool:
+    """Whether the whole file is in trouble, and not only what was asked."""
+    return isinstance(error, _WHOLE)
+
+
+def translate_opening(error: BaseException, path: str) -> errors.Error:
+    """As ``translate``, for what was raised by opening: damage shows itself under many names there."""
+    translated = translate(error, path)
+    if "different configuration" in str(error):
+        return errors.LedgerLockedError(f"the ledger {path} is open in this process already", cure="Close it there.")
+    ours = not isinstance(error, duckdb.Error) or isinstance(error, duckdb.OutOfMemoryException)
+    if ours or type(translated) not in (errors.StoreError, errors.QueryError):
+        return translated
+    return _damaged(str(error), path)
+
+
+def _damaged(text: str, path: str) -> errors.Error:
+    return errors.LedgerCorruptError(
+        f"the ledger {path} is damaged: {text.splitlines()[0]}",
+        cure="It was left as it is. Move it away (with its .wal) to begin a new one, and keep it for a rescue.",
+    )
+
+
 def translate(error: BaseException, path: str) -> errors.Error:
     """The error of our tree for what DuckDB raised on the file `path`; one of our own passes unchanged."""
     if isinstance(error, errors.Error):
         return error
     text = str(error)
+    if isinstance(error, _WRONG_SQL):  # first: the message may quote anything
+        return errors.QueryError(text.strip())
+    if isinstance(error, duckdb.InterruptException):
+        return errors.QueryError("the query was interrupted")
     if is_lock_conflict(error):
         holder = _HOLDER.search(text)
         who = f"{holder['program']} (PID {holder['pid']})" if holder else "another program"
         return errors.LedgerLockedError(
             f"the ledger {path} is open in {who}",
-            cure="Close it there, then repeat. Nothing was sent." + (f" (kill {holder['pid']} ends it)" if holder else ""),
+            cure="Close it there, then repeat: nothing was sent.",
         )
     if any(sign in text for sign in _NO_ROOM):
         return errors.DiskFullError(
@@ -59,15 +95,10 @@ def translate(error: BaseException, path: str) -> errors.Error:
             f"the ledger {path} was written by a newer DuckDB",
             cure="Upgrade with `pip install -U duckdb ipyconvexai`, or use another file.",
         )
-    if isinstance(error, _WRONG_SQL):
-        return errors.QueryError(text.strip(), cure="")
     if "read-only mode" in text and isinstance(error, duckdb.TransactionException):
         return errors.QueryError("this is for reading only", cure="Write a SELECT.")
     if any(sign in text for sign in _DAMAGED):
-        return errors.LedgerCorruptError(
-            f"the ledger {path} is damaged: {text.splitlines()[0]}",
-            cure="It was left as it is. Move it away (with its .wal) to begin a new one, and keep it for a rescue.",
-        )
+        return _damaged(text, path)
     if any(sign in text for sign in _NOT_WRITABLE):
         return errors.LedgerReadOnlyError(
             f"the ledger {path} cannot be written: {text.splitlines()[0]}",

@@ -1,7 +1,7 @@
 """The private folder beside a ledger file: key, locks, the keeper's address, its log, a lock file per client process.
 
-Runs on both sides; standard library and ``errors`` only. Promises: everything in it belongs to the user alone (0700),
-a lock ends with the process that held it however that ended, and the folder goes with the last keeper.
+Runs on both sides; standard library, ``errors`` and ``wire`` only. Promises: everything in it belongs to the user alone
+(0700), a lock ends with the process that held it however that ended, and the folder goes with the last process.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import sys
-from multiprocessing.connection import Client, Connection
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection
 from typing import IO, Any
 
-from ipyconvexai.errors import KeeperUnavailableError, LedgerReadOnlyError, StoreError
-from ipyconvexai.store.wire import LOST, PROTOCOL
+from ipyconvexai.errors import DiskFullError, KeeperUnavailableError, LedgerReadOnlyError, StoreError
+from ipyconvexai.store.wire import LOST, PROTOCOL, dial
 
-__all__ = ["Folder"]
+__all__ = ["SOCKET_FOLDER", "Folder"]
 
 SOCKET_FOLDER = "ipyconvexai-"  # prefix; socket paths are limited to 108 characters, so they live in the temp folder
+_NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class Folder:
@@ -30,33 +33,42 @@ class Folder:
     def __init__(self, database: str) -> None:
         self.database = database
         self.path = database + ".keeper"
+        self._held: set[IO[bytes]] = set()
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)
 
     def prepare(self) -> None:
         """Make the folder and its key where they are missing; the first process to come wins, whole."""
-        try:
-            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
-            self._check_owner()
-            if not os.path.exists(self.file("key")):
-                self._make_key()
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise StoreError(f"no room on the disk for {self.path}", cure="Free some space, then repeat.") from None
-            raise LedgerReadOnlyError(
-                f"the folder of the ledger {self.database} cannot be written: {error.strerror}",
-                cure='Choose another file: ai.connect("my.duckdb") or IPYCONVEXAI_DB; or ai.connect(":memory:").',
-            ) from None
+        for last_try in (False, False, True):
+            try:
+                os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+                os.makedirs(self.path, mode=0o700, exist_ok=True)
+                self._check_owner()
+                if not os.path.exists(self.file("key")):
+                    self._make_key()
+                return
+            except FileNotFoundError as error:  # a keeper that ended removed the folder at this moment
+                if last_try:
+                    raise self._unusable(error) from None
+            except OSError as error:
+                raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> StoreError:
+        if error.errno in _NO_ROOM:
+            return DiskFullError(f"no room on the disk for {self.path}", cure="Free some space, then repeat.")
+        return LedgerReadOnlyError(
+            f"the folder of the ledger {self.database} cannot be written: {error.strerror}",
+            cure='Choose another file: ai.connect("my.duckdb") or IPYCONVEXAI_DB; or ai.connect(":memory:").',
+        )
 
     def _check_owner(self) -> None:
         if sys.platform == "win32":
             return  # the profile folder is private there
-        facts = os.stat(self.path)
-        if facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+        facts = os.lstat(self.path)  # not through a link that somebody else may have put there
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
             raise StoreError(
-                f"{self.path} must belong to you alone",
+                f"{self.path} must be a folder that belongs to you alone",
                 cure=f"chmod 700 {self.path}, or remove it when no notebook is running.",
             )
 
@@ -73,44 +85,72 @@ class Folder:
             return file.read()
 
     # ------------------------------------------------------------------------------------------ locks
-    def lock(self, name: str, *, wait: bool = False) -> IO[bytes] | None:
-        """An open file that holds the lock until it is closed or its process ends; None when it is taken.
+    def lock(self, name: str) -> IO[bytes] | None:
+        """An open file that holds the lock until it goes to ``unlock`` or its process ends; None when it is taken.
 
-        The folder may be removed and made again while somebody waits, so a lock counts only when the file it was
+        The folder may be removed and made again while somebody comes, so a lock counts only when the file it was
         taken on is still the one that the name leads to.
         """
         while True:
-            file = open(os.open(self.file(name), os.O_CREAT | os.O_RDWR, 0o600), "r+b")  # noqa: SIM115 - the caller closes it
-            if not _take(file, wait):
-                file.close()
+            try:
+                handle = os.open(self.file(name), os.O_CREAT | os.O_RDWR, 0o600)
+            except FileNotFoundError:
+                self.prepare()
+                continue
+            file = open(handle, "r+b", buffering=0)  # noqa: SIM115 - ``unlock`` closes it
+            self._held.add(file)
+            if not _take(file):
+                self.unlock(file)
                 return None
-            with contextlib.suppress(OSError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.file(name))):
-                    return file
-            file.close()
+            if self.holds(file, name):
+                return file
+            self.unlock(file)
             self.prepare()
 
-    def sessions(self) -> dict[str, bool]:
-        """Client processes known here, by session id: whether each is alive (it holds its lock file)."""
-        alive = {}
-        for name in os.listdir(self.path):
-            if name.startswith("session-"):
-                file = open(self.file(name), "r+b")  # noqa: SIM115 - closed two lines below
-                alive[name.removeprefix("session-")] = not _take(file, wait=False)
-                file.close()
-        return alive
+    def holds(self, file: IO[bytes], name: str) -> bool:
+        """Whether `file` is the one that is now called `name`."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self.file(name)))
+        except OSError:
+            return False
+
+    def unlock(self, file: IO[bytes]) -> None:
+        self._held.discard(file)
+        file.close()
+
+    def forget_locks(self) -> None:
+        """After a fork: give up the child's share of what its parent holds. The parent's locks stay."""
+        while self._held:
+            self._held.pop().close()
+
+    def session_lock(self, session: str) -> IO[bytes] | None:
+        """The process lives as long as it holds this lock; None in the moment in which a keeper looks at it."""
+        return self.lock(f"session-{session}")
+
+    def sessions(self) -> list[str]:
+        """Ids of the client processes that left a lock file here, dead or alive."""
+        try:
+            names = os.listdir(self.path)
+        except FileNotFoundError:
+            return []
+        return [name.removeprefix("session-") for name in names if name.startswith("session-")]
+
+    def is_alive(self, session: str) -> bool:
+        """Whether the process of this session still runs: the lock file is there, and held."""
+        try:
+            with open(self.file(f"session-{session}"), "r+b", buffering=0) as file:
+                return not _take(file)
+        except OSError:
+            return False
 
     def forget_session(self, session: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(self.file(f"session-{session}"))
 
     # ------------------------------------------------------------------------------------------ the keeper's address
     def announce(self, address: str, version: str) -> None:
-        """Publish where the keeper listens, in one step; removes what a killed keeper left in the temp folder."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            old = os.path.dirname(self._announced()["address"])
-            if os.path.basename(old).startswith(SOCKET_FOLDER):
-                shutil.rmtree(old)
+        """Publish where the keeper listens, in one step. Only for the holder of "lock"."""
+        self.remove_socket()
         facts = {"protocol": PROTOCOL, "version": version, "pid": os.getpid(), "address": address}
         with open(self.file("address.new"), "w") as file:
             json.dump(facts, file)
@@ -121,19 +161,30 @@ class Folder:
             facts: dict[str, Any] = json.load(file)
         return facts
 
+    def address(self) -> str | None:
+        """Where the keeper listens or, if it was killed, listened; None when there is none."""
+        try:
+            return str(self._announced()["address"])
+        except (OSError, ValueError, KeyError):
+            return None
+
     def keeper_pid(self) -> int | None:
         try:
             return int(self._announced()["pid"])
         except (OSError, ValueError, KeyError):
             return None
 
-    def connect(self) -> Connection[Any, Any] | None:
-        """A connection to the keeper, or None when nobody is there."""
+    def connect(self, patience: float) -> Connection[Any, Any] | None:
+        """A connection to the keeper, or None when nobody is there.
+
+        Raises:
+            KeeperUnavailableError: it says nothing for `patience` seconds, or speaks another version of the protocol.
+        """
         try:
             facts = self._announced()
             if facts["protocol"] == PROTOCOL:
-                return Client(facts["address"], authkey=self.key())
-        except (*LOST, ValueError, KeyError):
+                return dial(facts["address"], self.key(), patience)
+        except (*LOST, ValueError, KeyError, AuthenticationError):
             return None
         raise KeeperUnavailableError(
             f"the ledger is held by process {facts['pid']} of ipyconvexai {facts.get('version')}, which speaks another"
@@ -141,28 +192,38 @@ class Folder:
             cure="Close the notebooks that use the other version and wait 10 s, or use one version everywhere.",
         )
 
-    def withdraw(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
+    # ------------------------------------------------------------------------------------------ the end
+    def remove_socket(self) -> None:
+        """Remove the keeper's socket with its temporary folder, also a killed one's. For the holder of "lock"."""
+        directory = os.path.dirname(self.address() or "")
+        if os.path.basename(directory).startswith(SOCKET_FOLDER):
+            shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
             os.unlink(self.file("address"))
 
-    def remove(self) -> None:
-        """Remove the folder in one step: whoever comes meanwhile makes a new one."""
+    def remove_if_deserted(self) -> None:
+        """Remove the folder unless a living process still has its lock in it. For the holder of "lock".
+
+        In one step: whoever comes meanwhile makes a new one.
+        """
+        if any(self.is_alive(session) for session in self.sessions()):
+            return
         gone = f"{self.path}-{secrets.token_hex(8)}"
         with contextlib.suppress(OSError):
             os.rename(self.path, gone)
             shutil.rmtree(gone)
 
 
-def _take(file: IO[bytes], wait: bool) -> bool:
+def _take(file: IO[bytes]) -> bool:
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

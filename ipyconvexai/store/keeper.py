@@ -2,7 +2,7 @@
 
 Started by the first client as ``python -m ipyconvexai.store.keeper FILE``, it ends by itself ``LINGER`` seconds after
 the last has gone. An flock decides which process it is. If it is killed the next client starts another, and clients
-repeat what was not acknowledged. Calls ``engine``, ``folder``, ``wire``. Why a process of its own: in a kernel, that
+repeat what was not acknowledged. Calls ``engine``, ``folder``, ``visit``. Why a process of its own: in a kernel, that
 kernel's pure-Python work would stop everybody else's writes.
 """
 
@@ -15,178 +15,173 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import Future
-from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
-from typing import Any
+from multiprocessing.connection import Connection, Listener
+from typing import IO, Any
 
 from ipyconvexai import __version__
-from ipyconvexai.errors import Error, StoreError
+from ipyconvexai.errors import Error
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.folder import SOCKET_FOLDER, Folder
-from ipyconvexai.store.wire import describe, pack, unpack
-from ipyconvexai.store.writer import Insert, Turn
+from ipyconvexai.store.visit import Visit
+from ipyconvexai.store.wire import wait_until
+
+__all__ = ["LINGER_VARIABLE", "Keeper"]
 
 LINGER = 10.0  # seconds without a client before the keeper ends
-SWEEP_PAUSE = 0.25  # seconds after a client left before its unfinished calls are judged: it may be reconnecting
+LINGER_VARIABLE = "IPYCONVEXAI_KEEPER_LINGER"  # another number of seconds
+TICK = 0.25  # seconds between two looks at clients and sessions
+JUDGE_AGAIN = 5.0  # seconds after the file could not be opened to judge calls
+LOCK_PATIENCE = 10.0  # seconds for the keeper before to close the file and go
 
 
 class Keeper:
-    """Serves `engine` to clients, one thread per connection."""
+    """Serves `folder`'s ledger to clients, one thread per connection. `lock` is the folder's "lock", held."""
 
-    def __init__(self, engine: Engine, folder: Folder) -> None:
-        self._engine = engine
+    def __init__(self, folder: Folder, lock: IO[bytes], linger: float = LINGER) -> None:
         self._folder = folder
+        self._lock_file = lock
+        self._linger = linger
         self._key = folder.key()
-        self._lock = threading.Lock()
-        self._connections: dict[Connection[Any, Any], str] = {}  # to the session id, once it said hello
+        self._engine = Engine(folder.database)
+        self._gate = threading.Lock()
+        self._visits: dict[Connection[Any, Any], Visit] = {}
         self._last_seen = time.monotonic()
-        self._left = True  # a session may have ended: look, also at the start for what an earlier keeper missed
-        self._swept = False
+        self._judge_at: float | None = 0.0  # the first look is at what an earlier keeper missed
+        self._ended = threading.Event()
         self._directory: str | None = None
         if sys.platform == "win32":
-            address = rf"\\.\pipe\ipyconvexai-{os.urandom(16).hex()}"
+            self._address = rf"\\.\pipe\ipyconvexai-{os.urandom(16).hex()}"
         else:
             self._directory = tempfile.mkdtemp(prefix=SOCKET_FOLDER)  # 0700, and a short path
-            address = os.path.join(self._directory, "s")
+            self._address = os.path.join(self._directory, "s")
         # No authkey here: accept() would do the handshake in line, and one silent client would block everybody.
-        self._listener = Listener(address, backlog=128)
-        threading.Thread(target=self._accept, name="ipyconvexai-accept", daemon=True).start()
-        folder.announce(address, __version__)
+        self._listener = Listener(self._address, backlog=128)
+        self._start(self._accept)
+        folder.announce(self._address, __version__)
+
+    def _start(self, run: Any, *args: Any) -> threading.Thread:
+        thread = threading.Thread(target=run, args=args, name=f"ipyconvexai-{run.__name__.strip('_')}", daemon=True)
+        thread.start()
+        return thread
 
     def run(self) -> None:
-        """Serve until nobody has been there for ``LINGER`` seconds."""
-        while True:
-            time.sleep(SWEEP_PAUSE)
-            if self._left:
-                self._left = False
-                self._sweep()
-            with self._lock:
-                if not self._connections and time.monotonic() - self._last_seen > LINGER:
-                    return
+        """Serve until nobody has been there for `linger` seconds, or ``stop`` is called; then close everything."""
+        judge = self._start(self._judge_sessions)
+        while not self._ended.wait(TICK):
+            with self._gate:
+                visits = list(self._visits.values())
+            for visit in visits:
+                visit.look()
+            if self._is_deserted() or not self._is_reachable():
+                break
+        self._close(judge)
 
-    def _sweep(self) -> None:
-        """Calls of processes that ended without recording an outcome become ``unknown``.
+    def stop(self) -> None:
+        self._ended.set()
 
-        The first sweep looks at every session that does not live, the later ones only at those that just died.
-        """
-        sessions = self._folder.sessions()
-        dead = [session for session, alive in sessions.items() if not alive]
-        if self._swept and not dead:
-            return
-        with contextlib.suppress(Error):  # a file that cannot be opened now: the next sweep does it
-            living = None if self._swept else [session for session, alive in sessions.items() if alive]
-            self._engine.mark_unknown(dead, living).result()
-            self._swept = True
-            for session in dead:
-                self._folder.forget_session(session)
+    def _is_deserted(self) -> bool:
+        with self._gate:
+            if self._visits:
+                self._last_seen = time.monotonic()
+            waited = time.monotonic() - self._last_seen > self._linger
+        # A dead client's lock file goes when its calls are judged.
+        return waited and not self._folder.sessions()
 
-    def close(self) -> None:
-        self._folder.withdraw()
-        self._listener.close()
+    def _is_reachable(self) -> bool:
+        # Somebody removed our folder or the temporary one: nobody could come any more, and another keeper may.
+        socket_there = self._directory is None or os.path.exists(self._address)
+        return socket_there and self._folder.holds(self._lock_file, "lock")
+
+    def _close(self, judge: threading.Thread) -> None:
+        self._ended.set()
+        with contextlib.suppress(OSError):  # somebody may have removed its file
+            self._listener.close()
+        ours = self._folder.holds(self._lock_file, "lock")
+        if ours:
+            self._folder.remove_socket()
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
+        judge.join()
+        self._engine.close()
+        if ours:
+            self._folder.remove_if_deserted()
+        self._folder.unlock(self._lock_file)
+
+    # ------------------------------------------------------------------------------------------ sessions that ended
+    def _judge_sessions(self) -> None:
+        """Calls of processes that ended without recording an outcome become ``unknown``."""
+        while True:
+            dead = [session for session in self._folder.sessions() if not self._folder.is_alive(session)]
+            if dead or (self._judge_at is not None and time.monotonic() >= self._judge_at):
+                try:
+                    self._judge()
+                    self._judge_at = None
+                except Error:  # the file cannot be opened now
+                    self._judge_at = time.monotonic() + JUDGE_AGAIN
+            for session in dead:
+                self._folder.forget_session(session)
+            if self._ended.wait(TICK):
+                return
+
+    def _judge(self) -> None:
+        # The rows first and the locks after them: a process takes its lock before it writes, so one that has rows and
+        # no lock is gone.
+        unfinished = self._engine.unfinished()
+        given_up = [calls for session, calls in unfinished.items() if not self._folder.is_alive(session)]
+        if given_up:
+            self._engine.mark_unknown([call for calls in given_up for call in calls]).result()
 
     # ------------------------------------------------------------------------------------------ connections
     def _accept(self) -> None:
         while True:
             try:
                 connection = self._listener.accept()
-            except OSError:  # closed at the end
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except OSError:
+                if self._ended.is_set():
+                    return
+                time.sleep(TICK)  # out of file handles, say
+            else:
+                self._start(self._serve, connection)
 
     def _serve(self, connection: Connection[Any, Any]) -> None:
         visit = Visit(self._engine, connection)
         try:
-            deliver_challenge(connection, self._key)
-            answer_challenge(connection, self._key)
-            with self._lock:
-                self._connections[connection] = ""
-            while True:
-                method, args = unpack(connection.recv_bytes())
-                if method == "changes":
-                    return visit.send_changes()
-                if method == "hello":
-                    self._connections[connection] = args[0]
-                connection.send_bytes(pack(visit.answer(method, args)))
-        except Exception:  # noqa: S110 - the client went away, or does not hold the key: either way it is over
-            pass
+            visit.authenticate(self._key)
+            with self._gate:
+                if self._ended.is_set():
+                    return
+                self._visits[connection] = visit
+            visit.serve()
+        except Exception:
+            pass  # the client went away, or does not hold the key: either way it is over
         finally:
             visit.end()
-            with self._lock:
-                self._last_seen = time.monotonic()
-                session = self._connections.pop(connection, "")
-                if session not in self._connections.values():
-                    self._left = True
+            with self._gate:
+                if self._visits.pop(connection, None):
+                    self._last_seen = time.monotonic()
             connection.close()
 
 
-class Visit:
-    """What one connection does: its requests, and the transaction it may have open."""
-
-    def __init__(self, engine: Engine, connection: Connection[Any, Any]) -> None:
-        self._engine = engine
-        self._connection = connection
-        self._turn: Turn | None = None
-
-    def answer(self, method: str, args: tuple[Any, ...]) -> tuple[bool, Any]:
-        try:
-            handler = getattr(self, f"do_{method}", None)
-            if handler is None:
-                raise StoreError(f"unknown request {method!r}", cure="Use one version of ipyconvexai everywhere.")
-            return True, handler(*args)
-        except Exception as error:
-            return False, describe(error)
-
-    def do_hello(self, session: str) -> dict[str, Any]:
-        return {"pid": os.getpid(), "version": __version__, "session": session}
-
-    def do_write(self, inserts: list[tuple[Any, ...]], again: bool) -> list[dict[str, Any] | None]:
-        outcomes = self._engine.write([Insert(*insert) for insert in inserts], again).result()
-        return [describe(outcome) if outcome else None for outcome in outcomes]
-
-    def do_read(self, sql: str, params: Any) -> list[tuple[Any, ...]]:
-        return self._engine.read(sql, params)
-
-    def do_read_arrow(self, sql: str, params: Any, frames: dict[str, bytes]) -> bytes:
-        return self._engine.read_arrow(sql, params, frames)
-
-    def do_begin(self) -> None:
-        self._turn = self._engine.begin()
-
-    def do_execute(self, sql: str, params: Any) -> list[tuple[Any, ...]]:
-        if self._turn is None:
-            raise StoreError("no transaction was begun on this connection")
-        return self._turn.execute(sql, params)
-
-    def send_changes(self) -> None:
-        """Send the names of changed tables until the client leaves."""
-        for tables in self._engine.listen():
-            if self._connection.poll():  # a listener says nothing more, so it has gone
-                return
-            if tables:
-                self._connection.send_bytes(pack(sorted(tables)))
-
-    def end(self) -> None:
-        if self._turn is not None and not self._turn.over:
-            self._turn.statements.put(("ROLLBACK", None, Future()))
+def take_lock(folder: Folder) -> IO[bytes] | None:
+    """The folder's "lock"; waits for a keeper that is just closing the file. None when one serves."""
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while (lock := folder.lock("lock")) is None:
+        if folder.address() is not None or not wait_until(deadline):
+            return None
+    return lock
 
 
 def main(database: str) -> int:
     os.umask(0o077)  # the ledger belongs to the user alone
     folder = Folder(database)
     folder.prepare()
-    lock = folder.lock("lock")
+    lock = take_lock(folder)
     if lock is None:
         return 0  # another keeper was faster
-    engine = Engine(database)
-    keeper = Keeper(engine, folder)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the end of our output tells the starter that we serve
-    keeper.run()
-    keeper.close()
-    engine.close()
-    folder.remove()
-    lock.close()
+    linger = LINGER
+    with contextlib.suppress(KeyError, ValueError):
+        linger = float(os.environ[LINGER_VARIABLE])
+    Keeper(folder, lock, linger).run()
     return 0
 
 

@@ -12,16 +12,12 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ipyconvexai.settings import redact
+from ipyconvexai.settings import redact, redact_bytes
+from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.link import Store
 from ipyconvexai.store.pipe import LoopReceipt, ThreadReceipt
 
 __all__ = ["Intent", "Ledger", "Outcome", "Recording", "document_id", "utc_now"]
-
-
-def utc_now() -> datetime.datetime:
-    """Now in UTC, naive, as the ledger's TIMESTAMP columns hold it."""
-    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
 
 
 class Intent(NamedTuple):
@@ -94,7 +90,8 @@ _DOCUMENTS = uuid.UUID("5c1ffa3e-7a11-5a0e-9d6c-3f0f6b0f7f0d")
 
 def document_id(content: str) -> str:
     """The id of a document: the same for equal texts (a UUIDv5, RFC 9562, of the content)."""
-    return str(uuid.uuid5(_DOCUMENTS, content))
+    # Half characters count as the question marks that they are kept as.
+    return str(uuid.uuid5(_DOCUMENTS, content.encode("utf-8", "replace").decode()))
 
 
 class Ledger:
@@ -128,7 +125,12 @@ class Ledger:
     def _clean_intent(self, intent: Intent, record: str | None) -> tuple[Any, ...]:
         if not self._keeps_content(record):
             return tuple(intent._replace(body=None, body_bytes=None))
-        return tuple(intent._replace(body=None if intent.body is None else redact(intent.body)))
+        return tuple(
+            intent._replace(
+                body=None if intent.body is None else redact(intent.body),
+                body_bytes=None if intent.body_bytes is None else redact_bytes(intent.body_bytes),
+            )
+        )
 
     def _clean_outcome(self, outcome: Outcome, record: str | None) -> tuple[Any, ...]:
         message = None if outcome.error_message is None else redact(outcome.error_message)
@@ -138,6 +140,7 @@ class Ledger:
         return tuple(
             outcome._replace(
                 body=None if outcome.body is None else redact(outcome.body),
+                body_bytes=None if outcome.body_bytes is None else redact_bytes(outcome.body_bytes),
                 text=None if outcome.text is None else redact(outcome.text),
                 error_message=message,
             )
@@ -160,6 +163,12 @@ class Ledger:
             if rows:
                 return Recording(*rows[0])
         return None
+
+    async def recorded_without_content(self, cache_key: str) -> bool:
+        """Whether the call with this key was answered well, but is kept as metadata only."""
+        sql = "SELECT 1 FROM requests r JOIN responses s ON s.request_id = r.id WHERE r.cache_key = ?"
+        sql += " AND s.status = 'ok' AND s.body IS NULL AND s.body_bytes IS NULL LIMIT 1"
+        return bool(await asyncio.to_thread(self.store.read, sql, [cache_key]))
 
     def answers(self, cache_keys: Iterable[str]) -> dict[str, tuple[str, str]]:
         """Cache key -> (request id, text) of the newest good answer, for those that have one: one set-wise join."""

@@ -1,13 +1,13 @@
-"""Numbered migrations: ``schema/NNN_name.sql``, each applied once, in order, in one transaction. Called by the engine."""
+"""Numbered migrations: ``schema/NNN_name.sql``, each applied once, in order, in a transaction."""
 
 from __future__ import annotations
 
-import datetime
 from importlib import resources
 
 import duckdb
 
-from ipyconvexai.errors import LedgerTooNewError
+from ipyconvexai.errors import LedgerTooNewError, StoreError
+from ipyconvexai.store.clock import utc_now
 
 __all__ = ["migrate", "migrations"]
 
@@ -19,45 +19,53 @@ def migrations() -> dict[int, tuple[str, str]]:
     return dict(sorted(scripts.items()))
 
 
-def utc_now() -> datetime.datetime:
-    """Now in UTC, naive, as the ledger's TIMESTAMP columns hold it."""
-    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
-
-
-def migrate(connection: duckdb.DuckDBPyConnection, path: str) -> int:
-    """Bring the open database to the newest version; gives that version.
+def migrate(connection: duckdb.DuckDBPyConnection, path: str, scripts: dict[int, tuple[str, str]] | None = None) -> int:
+    """Bring the open database to the newest version of `scripts` (default: the package's); gives that version.
 
     Raises:
         LedgerTooNewError: the file has a version this package does not know; it is left as it is.
+        StoreError: the file has tables of these names that are not the ledger's; it is left as it is.
     """
-    scripts = migrations()
+    scripts = scripts or migrations()
     newest = max(scripts)
     cursor = connection.cursor()
     try:
-        cursor.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations"
-            " (version INTEGER PRIMARY KEY, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
-        )
-        current = cursor.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchall()[0][0]
+        current = _version(cursor)
         if current > newest:
             raise LedgerTooNewError(
                 f"the ledger {path} has schema version {current}; this ipyconvexai knows {newest}",
                 cure="Upgrade with `pip install -U ipyconvexai`, or use another file.",
             )
-        for version, (name, script) in scripts.items():
-            if version > current:
-                _apply(cursor, version, name, script)
+        if current < newest:
+            _apply(cursor, path, {version: script for version, script in scripts.items() if version > current})
     finally:
         cursor.close()
     return newest
 
 
-def _apply(cursor: duckdb.DuckDBPyConnection, version: int, name: str, script: str) -> None:
-    cursor.begin()
+def _version(cursor: duckdb.DuckDBPyConnection) -> int:
+    known = cursor.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'schema_migrations'").fetchall()
+    if not known:
+        return 0
+    return int(cursor.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchall()[0][0])
+
+
+def _apply(cursor: duckdb.DuckDBPyConnection, path: str, scripts: dict[int, tuple[str, str]]) -> None:
+    cursor.begin()  # one for all: a new ledger costs one commit, and none is left between two versions
     try:
-        cursor.execute(script)
-        cursor.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", [version, name, utc_now()])
+        cursor.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations"
+            " (version INTEGER PRIMARY KEY, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
+        )
+        for version, (name, script) in scripts.items():
+            cursor.execute(script)
+            cursor.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", [version, name, utc_now()])
         cursor.commit()
+    except duckdb.CatalogException as error:
+        cursor.rollback()
+        raise StoreError(
+            f"{path} is not a ledger: {str(error).splitlines()[0]}", cure="Choose another file for the ledger."
+        ) from None
     except BaseException:
         cursor.rollback()  # commit() of an aborted transaction would return normally and lose it
         raise

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from ipyconvexai.errors import Error
+from ipyconvexai.errors import Error, KeeperUnavailableError, StoreError
 from ipyconvexai.store.wire import rebuild
 
 __all__ = ["LoopReceipt", "Pipe", "Receipt", "ThreadReceipt"]
 
 MESSAGE_ROWS = 256
+MESSAGE_SIZE = 8_000_000  # characters and bytes of content in one message, about; a single insert may have more
 LANES = 2  # one message travels and is unpacked while another is being committed
 
 Receipt = Callable[["Error | None"], None]
+Entry = tuple[tuple[Any, ...], Receipt]  # (table, columns, rows, if_new) and who waits for it
 
 
 class ThreadReceipt:
@@ -78,17 +81,21 @@ class Pipe:
 
     def __init__(self, write: Callable[[list[tuple[Any, ...]]], list[Any]]) -> None:
         self._write = write
-        self._waiting: collections.deque[tuple[tuple[Any, ...], Receipt]] = collections.deque()
+        self._waiting: collections.deque[Entry] = collections.deque()
         self._condition = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._closing = False
 
     def put(self, insert: tuple[Any, ...], receipt: Receipt) -> None:
+        """`insert` is (table, columns, rows, if_new). Never blocks; after ``close`` the receipt gets an error."""
         with self._condition:
-            self._waiting.append((insert, receipt))
-            if len(self._threads) < LANES and not self._closing:
-                self._start_lane()
-            self._condition.notify()
+            if not self._closing:
+                self._waiting.append((insert, receipt))
+                if len(self._threads) < LANES:
+                    self._start_lane()
+                self._condition.notify()
+                return
+        _tell(receipt, StoreError("the ledger is closed", cure="Open it again: ai.connect(path)."))
 
     def _start_lane(self) -> None:
         thread = threading.Thread(target=self._run, name="ipyconvexai-pipe", daemon=True)
@@ -102,28 +109,38 @@ class Pipe:
                     if self._closing:
                         return
                     self._condition.wait()
-                taken, size = [], 0
-                while self._waiting and size < MESSAGE_ROWS:
-                    taken.append(self._waiting.popleft())
-                    size += len(taken[-1][0][2])
+                taken = self._take()
             self._send(taken)
 
-    def _send(self, taken: list[tuple[tuple[Any, ...], Receipt]]) -> None:
-        try:
-            answers = self._write([insert for insert, _ in taken])
-            outcomes = [rebuild(answer) if answer else None for answer in answers]
-        except Error as error:
-            outcomes = [error] * len(taken)
-        except BaseException as error:  # a lane must never die with receipts in its hands
-            outcomes = [Error(f"{type(error).__name__}: {error}")] * len(taken)
+    def _take(self) -> list[Entry]:
+        taken: list[Entry] = []
+        rows = size = 0
+        while self._waiting and rows < MESSAGE_ROWS and size < MESSAGE_SIZE:
+            taken.append(self._waiting.popleft())
+            rows += len(taken[-1][0][2])
+            size += sum(len(value) for row in taken[-1][0][2] for value in row if isinstance(value, str | bytes))
+        return taken
+
+    def _send(self, taken: list[Entry]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[LoopReceipt, Error | None]]] = {}
-        for (_, receipt), outcome in zip(taken, outcomes, strict=True):
+        for (_, receipt), outcome in zip(taken, self._outcomes(taken), strict=True):
             if isinstance(receipt, LoopReceipt):
                 by_loop.setdefault(receipt.loop, []).append((receipt, outcome))
             else:
-                receipt(outcome)
+                _tell(receipt, outcome)
         for loop, settled in by_loop.items():
             wake(loop, settled)
+
+    def _outcomes(self, taken: list[Entry]) -> list[Error | None]:
+        """One for each; a lane must never die with receipts in its hands."""
+        try:
+            answers = self._write([insert for insert, _ in taken])
+            return [rebuild(answer) if answer else None for answer in answers]
+        except BaseException as error:
+            if len(taken) == 1 or isinstance(error, KeeperUnavailableError):
+                return [_as_ours(error)] * len(taken)
+        # One of them cannot travel: only that one fails.
+        return [outcome for entry in taken for outcome in self._outcomes([entry])]
 
     def close(self, timeout: float = 10.0) -> None:
         """Send what waits, then end the lanes."""
@@ -133,3 +150,12 @@ class Pipe:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout)
+
+
+def _as_ours(error: BaseException) -> Error:
+    return error if isinstance(error, Error) else StoreError(f"{type(error).__name__}: {error}")
+
+
+def _tell(receipt: Receipt, error: Error | None) -> None:
+    with contextlib.suppress(Exception):  # whoever waits has a fault of its own, and others wait, too
+        receipt(error)

@@ -1,7 +1,7 @@
 """How processes speak with the keeper: framed messages, plain values only, errors by name.
 
 Runs on both sides. Calls the standard library and ``errors``. Promises: nothing that arrives can name a class to build
-(a restricted unpickler), every answer has a time limit, and an error of our tree arrives as the same error.
+(a restricted unpickler), silence has a time limit on both ways, and an error of our tree arrives as the same error.
 """
 
 from __future__ import annotations
@@ -9,17 +9,22 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import socket
+import struct
+import sys
 import time
-from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
+from typing import Any, cast
 
 from ipyconvexai import errors
 
-__all__ = ["LOST", "PROTOCOL", "Line", "pack", "unpack"]
+__all__ = ["BUSY", "LOST", "PROTOCOL", "Line", "describe", "dial", "pack", "rebuild", "unpack", "wait_until"]
 
 PROTOCOL = 1  # raised when an older keeper could not understand a newer client
 LOST = (OSError, EOFError)  # what a connection raises when the other side is gone
-ANSWER_PATIENCE = 30.0  # seconds; a stopped keeper must not hang a notebook
+PATIENCE = 10.0  # seconds of silence; a stopped keeper must not hang a notebook
+BUSY = (None, None)  # sent about once a second while a request is being worked on: only silence is judged
+SEND_LIMIT = 10.0  # seconds until the other side must have taken what it was sent
 
 _ALLOWED = {("datetime", name) for name in ("datetime", "date", "time", "timedelta", "timezone")} | {
     ("uuid", "UUID"),
@@ -31,14 +36,24 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} may not travel between processes")
+        raise errors.InputError(
+            f"a value of type {module}.{name} cannot be written",
+            cure="Use plain values: str, int, float, bool, bytes, None, datetime, UUID, Decimal; lists, dicts of them.",
+        )
 
 
 def pack(message: Any) -> bytes:
-    return pickle.dumps(message, 5)
+    """`message` as bytes; an InputError when it holds what cannot be turned into bytes."""
+    try:
+        return pickle.dumps(message, 5)
+    except Exception as error:  # pickle raises half a dozen kinds
+        raise errors.InputError(
+            f"a value cannot be written: {error}", cure="Use plain values: str, int, float, bool, bytes, None."
+        ) from None
 
 
 def unpack(data: bytes) -> Any:
+    """The message in `data`; an InputError when it names a class that may not travel."""
     return _PlainUnpickler(io.BytesIO(data)).load()
 
 
@@ -49,6 +64,7 @@ def describe(error: BaseException) -> dict[str, Any]:
             "type": type(error).__name__,
             "message": error.message,
             "cure": error.cure,
+            "code": error.code,
             "retryable": error.retryable,
             "retry_after": error.retry_after,
         }
@@ -56,11 +72,80 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 
 def rebuild(description: dict[str, Any]) -> errors.Error:
+    """The error that ``describe`` described."""
     fields = dict(description)
     name, message = fields.pop("type"), fields.pop("message")
-    kind = getattr(errors, name, errors.StoreError) if name in errors.__all__ else errors.StoreError
+    kind = getattr(errors, name) if name in errors.__all__ else errors.StoreError
     error: errors.Error = kind(message, **fields)
     return error
+
+
+def silence(patience: float) -> errors.KeeperUnavailableError:
+    return errors.KeeperUnavailableError(
+        f"the process that holds the ledger said nothing for {patience:g} s",
+        cure="It may be stopped. See it with `ipyconvexai doctor`; ending it loses nothing that was acknowledged.",
+    )
+
+
+# ---------------------------------------------------------------------------------------------- connections
+def dial(address: str, key: bytes, patience: float) -> Connection[Any, Any]:
+    """An authenticated connection to the keeper at `address`.
+
+    Raises:
+        OSError, EOFError, multiprocessing.AuthenticationError: nobody is there who holds the key.
+        KeeperUnavailableError: somebody is, and says nothing for `patience` seconds.
+    """
+    connection = _reach(address, patience)
+    try:
+        patient = cast("Connection[Any, Any]", _Patient(connection, patience))
+        answer_challenge(patient, key)
+        deliver_challenge(patient, key)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _reach(address: str, patience: float) -> Connection[Any, Any]:
+    if sys.platform == "win32":
+        return cast("Connection[Any, Any]", Client(address))
+    deadline = time.monotonic() + patience
+    while True:
+        with socket.socket(socket.AF_UNIX) as near:
+            near.settimeout(patience)
+            try:
+                near.connect(address)
+            except BlockingIOError:  # its queue is full: it is stopped, or many come at once
+                if not wait_until(deadline):
+                    raise silence(patience) from None
+                continue
+            near.settimeout(None)
+            limit_sending(near.fileno())
+            return Connection(near.detach())
+
+
+def limit_sending(handle: int) -> None:
+    """Sending on the socket `handle` fails with BlockingIOError when the other side takes nothing for a while."""
+    if sys.platform != "win32":
+        with socket.socket(fileno=socket.dup(handle)) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(SEND_LIMIT), 0))
+            same.setblocking(True)
+
+
+class _Patient:
+    """A connection whose every receive has a time limit, for the standard library's handshake."""
+
+    def __init__(self, connection: Connection[Any, Any], patience: float) -> None:
+        self._connection = connection
+        self._patience = patience
+
+    def send_bytes(self, data: bytes) -> None:
+        self._connection.send_bytes(data)
+
+    def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        if not self._connection.poll(self._patience):
+            raise silence(self._patience)
+        return self._connection.recv_bytes(maxlength)
 
 
 class Line:
@@ -70,22 +155,26 @@ class Line:
         self._connection = connection
         self.at_rest = True
 
-    def ask(self, method: str, *args: Any, patience: float = ANSWER_PATIENCE) -> Any:
+    def ask(self, method: str, *args: Any, patience: float = PATIENCE) -> Any:
         """The keeper's answer to ``method(*args)``.
 
         Raises:
             OSError, EOFError: the keeper is gone; the caller asks the next one.
-            KeeperUnavailableError: no answer within `patience` seconds.
-            Error: what the keeper raised.
+            KeeperUnavailableError: it said nothing for `patience` seconds.
+            Error: what the keeper raised, or an InputError for what cannot travel.
         """
+        data = pack((method, args))  # first: what cannot travel leaves the line at rest
         self.at_rest = False
-        self._connection.send_bytes(pack((method, args)))
-        if not self._connection.poll(patience):
-            raise errors.KeeperUnavailableError(
-                f"the process that holds the ledger did not answer within {patience:g} s",
-                cure="It may be stopped or very busy. See it with `ipyconvexai doctor`; ending it loses nothing.",
-            )
-        fine, answer = unpack(self._connection.recv_bytes())
+        try:
+            self._connection.send_bytes(data)
+        except BlockingIOError:
+            raise silence(SEND_LIMIT) from None
+        while True:
+            if not self._connection.poll(patience):
+                raise silence(patience)
+            fine, answer = unpack(self._connection.recv_bytes())
+            if fine is not None:
+                break
         self.at_rest = True
         if fine:
             return answer

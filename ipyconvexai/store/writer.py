@@ -1,21 +1,17 @@
 """The one writer: a thread through which every change of the database goes.
 
-Calls ``database`` and ``faults``. Promises: rows that wait together are committed together (group commit over an open
-appender); nobody is told before the commit is durable; one bad row fails alone; a transaction has the writer to itself,
-ends within ``TURN_LIMIT`` and is rolled back unless it is committed. One writer for everything makes mutations
-serialisable: DuckDB alone gives snapshot isolation.
+Calls ``database``, ``turn`` and ``faults``. Promises: rows that wait together are committed together (group commit over
+an open appender); nobody is told before the commit is durable; a bad row fails alone; a transaction has the writer to
+itself. One writer for everything makes mutations serialisable: DuckDB alone gives snapshot isolation.
 """
 
 from __future__ import annotations
 
 import contextlib
 import queue
-import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,22 +20,23 @@ import duckdb
 from ipyconvexai import errors
 from ipyconvexai.store import faults
 from ipyconvexai.store.database import IDLE_CLOSE, Database
+from ipyconvexai.store.turn import Turn
 
-__all__ = ["Insert", "Turn", "Work", "Write", "Writer"]
+__all__ = ["Insert", "Work", "Write", "Writer"]
 
 GROUP_ROWS = 512  # rows in one commit at most
-TURN_LIMIT = 1.0  # seconds a transaction may hold the writer
-
-_CHANGED = re.compile(r'\b(?:INTO|UPDATE|DELETE\s+FROM|TABLE)\s+"?(\w+)', re.IGNORECASE)
 
 
 class Insert(NamedTuple):
-    """Rows for one table. The first column is its key: by it a repeated row is recognised."""
+    """Rows for one table. The first column is its key, a UUID: by it a repeated row is recognised."""
 
     table: str
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     if_new: bool = False  # leave out rows whose key is there already, without an error
+
+
+Outcomes = list[errors.Error | None]
 
 
 @dataclass(slots=True)
@@ -48,7 +45,7 @@ class Write:
 
     inserts: list[Insert]
     again: bool = False  # sent once before to a keeper that died: its rows may be there
-    outcome: Future[list[errors.Error | None]] = field(default_factory=Future)
+    outcome: Future[Outcomes] = field(default_factory=Future)
 
 
 @dataclass(slots=True)
@@ -60,99 +57,78 @@ class Work:
     outcome: Future[Any] = field(default_factory=Future)
 
 
-class Turn:
-    """One client's transaction: statements run in the writer until commit, rollback, an error or the limit."""
-
-    def __init__(self) -> None:
-        self.started: Future[None] = Future()
-        self.statements: queue.SimpleQueue[tuple[str, Any, Future[Any]]] = queue.SimpleQueue()
-        self.over = False
-        self.interrupt: Callable[[], None] = lambda: None
-
-    def execute(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
-        """The rows of one statement; "COMMIT" and "ROLLBACK" end the turn."""
-        outcome: Future[list[tuple[Any, ...]]] = Future()
-        self.statements.put((sql, params, outcome))
-        if self.over:
-            self.refuse_rest()
-        try:
-            return outcome.result(TURN_LIMIT)
-        except FutureTimeoutError:
-            self.interrupt()
-            return outcome.result()
-
-    def refuse_rest(self) -> None:
-        self.over = True
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self.statements.get_nowait()[2].set_exception(
-                    errors.TransactionError(
-                        f"the transaction is over: rolled back after an error or its limit of {TURN_LIMIT:g} s",
-                        cure="Do less in one transaction, and slow work (a model call) outside of it.",
-                    )
-                )
+Job = Write | Work | Turn
 
 
 class Writer:
+    """`tell` is given the names of the tables a commit changed."""
+
     def __init__(self, database: Database, tell: Callable[[set[str]], None]) -> None:
         self._database = database
         self._tell = tell
-        self._jobs: queue.SimpleQueue[Write | Work | Turn | None] = queue.SimpleQueue()
+        self._gate = threading.Lock()
+        self._closed = False
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._cursor: duckdb.DuckDBPyConnection | None = None
         self._generation = -1
         self._appenders: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._thread = threading.Thread(target=self._run, name="ipyconvexai-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Write | Work | Turn) -> None:
-        self._jobs.put(job)
+    def submit(self, job: Job) -> None:
+        with self._gate:
+            if self._closed:
+                raise errors.StoreError("the ledger is closed", cure="Open it again: ai.connect(path).")
+            self._jobs.put(job)
 
     def close(self) -> None:
         """Finish what is queued, then close the file. Exiting with a live appender would print leak reports."""
-        self._jobs.put(None)
+        with self._gate:
+            self._closed = True
+            self._jobs.put(None)
         self._thread.join()
 
     # ------------------------------------------------------------------------------------------ the thread
     def _run(self) -> None:
-        waiting: Write | Work | Turn | None = None
+        job: Job | None = None
         while True:
             try:
-                job = waiting or self._jobs.get(timeout=IDLE_CLOSE / 4)
+                job = job or self._jobs.get(timeout=IDLE_CLOSE / 4)
             except queue.Empty:
                 self._release_if_idle()
                 continue
-            waiting = None
             if job is None:
                 break
             if isinstance(job, Write):
-                group, waiting, ended = self._gather(job)
+                group, job = self._gather(job)
                 self._commit(group)
-                if ended:
-                    break
-            elif isinstance(job, Work):
+                continue
+            if isinstance(job, Work):
                 self._work(job)
             else:
                 self._take_turn(job)
+            job = None
         self._drop_cursor()
         self._database.close()
 
-    def _gather(self, first: Write) -> tuple[list[Write], Write | Work | Turn | None, bool]:
-        """What waits behind `first` and can be committed with it; the job that cannot; whether the end was met."""
+    def _gather(self, first: Write) -> tuple[list[Write], Job | None]:
+        """What waits behind `first` and can be committed with it; the job that cannot."""
         group, size = [first], sum(len(insert.rows) for insert in first.inserts)
         with contextlib.suppress(queue.Empty):
             while size < GROUP_ROWS:
                 job = self._jobs.get_nowait()
                 if not isinstance(job, Write):
-                    return group, job, job is None
+                    if job is None:  # the end, and nothing comes after it
+                        self._jobs.put(None)
+                    return group, job
                 group.append(job)
                 size += sum(len(insert.rows) for insert in job.inserts)
-        return group, None, False
+        return group, None
 
     def _release_if_idle(self) -> None:
-        # The cursor and the appenders would keep the file open.
-        if self._cursor is not None and self._database.path != ":memory:":
-            self._drop_cursor()
-        self._database.close_if_idle()
+        if self._database.is_idle():
+            self._drop_cursor()  # it would keep the file open
+            self._database.close_if_idle()
 
     def _drop_cursor(self) -> None:
         self._appenders = {}
@@ -167,34 +143,47 @@ class Writer:
             self._generation = self._database.generation
         return self._cursor
 
+    def _start_afresh(self) -> None:
+        self._drop_cursor()
+        self._database.discard(self._generation)
+
     # ------------------------------------------------------------------------------------------ group commit
     def _commit(self, group: list[Write]) -> None:
-        try:
-            self._insert_all([insert for write in group for insert in write.inserts], any(w.again for w in group))
-        except BaseException as error:
-            if faults.is_fatal(error):
-                self._start_afresh()
-            for write in group:
-                write.outcome.set_result([self._alone(insert) for insert in write.inserts])
-        else:
-            self._tell({insert.table for write in group for insert in write.inserts})
-            for write in group:
-                write.outcome.set_result([None] * len(write.inserts))
+        inserts = [insert for write in group for insert in write.inserts]
+        outcomes = self._commit_all(inserts, any(write.again for write in group))
+        for write in group:
+            write.outcome.set_result(outcomes[: len(write.inserts)])
+            del outcomes[: len(write.inserts)]
 
-    def _alone(self, insert: Insert) -> errors.Error | None:
-        """Commit one insert by itself after its group failed, so that only the guilty one fails."""
+    def _commit_all(self, inserts: list[Insert], again: bool) -> Outcomes:
+        """Commit together; where that fails, by halves, so that only the guilty one fails."""
+        error = self._try(inserts, again)
+        if error is None:
+            self._tell({insert.table for insert in inserts})
+        elif len(inserts) > 1 and not faults.concerns_file(error):
+            middle = len(inserts) // 2
+            return self._commit_all(inserts[:middle], again=True) + self._commit_all(inserts[middle:], again=True)
+        elif len(inserts) == 1 and not faults.concerns_file(error):
+            if not again:  # its key may be there, as one that was given up as unknown
+                return self._commit_all(inserts, again=True)
+            if (mended := _mended(inserts[0])) is not None:
+                return self._commit_all([mended], again=True)
+        return [error] * len(inserts)
+
+    def _try(self, inserts: list[Insert], again: bool) -> errors.Error | None:
         try:
-            self._insert_all([insert], again=True)
+            try:
+                self._insert_all(inserts, again)
+            except duckdb.Error as error:
+                if not faults.is_fatal(error):
+                    raise
+                self._start_afresh()
+                self._insert_all(inserts, again=True)  # it may have been committed before the file was given up
         except BaseException as error:
             if faults.is_fatal(error):
                 self._start_afresh()
             return faults.translate(error, self._database.path)
-        self._tell({insert.table})
         return None
-
-    def _start_afresh(self) -> None:
-        self._drop_cursor()
-        self._database.discard()
 
     def _insert_all(self, inserts: list[Insert], again: bool) -> None:
         with self._database.connection() as connection:
@@ -215,9 +204,9 @@ class Writer:
     ) -> dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]]:
         groups: dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]] = {}
         for insert in inserts:
-            rows = groups.setdefault((insert.table, insert.columns), [])
+            rows = groups.setdefault((insert.table, tuple(insert.columns)), [])
             if again or insert.if_new:
-                rows += _new_rows(cursor, insert, taken={row[0] for row in rows})
+                rows += _new_rows(cursor, insert, taken={str(row[0]) for row in rows})
             else:
                 rows += insert.rows
         return {key: rows for key, rows in groups.items() if rows}
@@ -235,8 +224,10 @@ class Writer:
             with contextlib.suppress(duckdb.Error):
                 appender.clear()
         self._appenders = {}
-        with contextlib.suppress(duckdb.Error):  # a failed commit has already ended it
+        try:
             cursor.rollback()
+        except duckdb.Error:  # a failed commit has already ended it; if not, a new cursor is out of it, too
+            self._drop_cursor()
 
     # ------------------------------------------------------------------------------------------ work and turns
     def _work(self, job: Work) -> None:
@@ -259,14 +250,11 @@ class Writer:
             job.outcome.set_result(result)
 
     def _take_turn(self, turn: Turn) -> None:
-        changed: set[str] = set()
         committed = False
         try:
             with self._database.connection() as connection:
-                cursor = self._ready(connection)
-                turn.interrupt = lambda: None if turn.over else cursor.interrupt()
-                committed = self._run_turn(turn, cursor, changed)
-        except BaseException as error:  # opening the file failed
+                committed = turn.run(self._ready(connection), self._database.path)
+        except BaseException as error:  # opening the file failed, or it was given up
             if not turn.started.done():
                 turn.started.set_exception(faults.translate(error, self._database.path))
             if faults.is_fatal(error):
@@ -274,50 +262,10 @@ class Writer:
         finally:
             turn.refuse_rest()
         if committed:
-            self._tell(changed)
-
-    def _run_turn(self, turn: Turn, cursor: duckdb.DuckDBPyConnection, changed: set[str]) -> bool:
-        end = time.monotonic() + TURN_LIMIT
-        cursor.begin()
-        turn.started.set_result(None)
-        try:
-            while True:
-                sql, params, outcome = turn.statements.get(timeout=max(0.0, end - time.monotonic()))
-                try:
-                    if sql == "COMMIT":
-                        cursor.commit()
-                        outcome.set_result([])
-                        return True
-                    if sql == "ROLLBACK":
-                        self._roll_back(cursor)
-                        outcome.set_result([])
-                        return False
-                    outcome.set_result(cursor.execute(sql, params).fetchall())
-                    changed.update(_CHANGED.findall(sql))
-                except BaseException as error:
-                    outcome.set_exception(_turn_error(error, self._database.path))
-                    raise
-        except queue.Empty:  # the limit
-            self._roll_back(cursor)
-        except BaseException as error:
-            self._roll_back(cursor)
-            if faults.is_fatal(error):
-                raise
-        return False
+            self._tell(turn.changed)
 
 
-def _turn_error(error: BaseException, path: str) -> errors.Error:
-    if isinstance(error, duckdb.InterruptException):
-        return errors.TransactionError(
-            f"a statement took longer than the transaction's limit of {TURN_LIMIT:g} s; all was rolled back",
-            cure="Do less in one transaction.",
-        )
-    return faults.translate(error, path)
-
-
-def _new_rows(
-    cursor: duckdb.DuckDBPyConnection, insert: Insert, taken: set[Any]
-) -> Sequence[tuple[Any, ...]]:
+def _new_rows(cursor: duckdb.DuckDBPyConnection, insert: Insert, taken: set[str]) -> Sequence[tuple[Any, ...]]:
     """The rows of `insert` whose key is neither in the table nor in `taken`.
 
     An outcome that was given up as ``unknown`` while its process still lived makes way for the real one.
@@ -337,3 +285,16 @@ def _new_rows(
             seen.add(str(row[0]))
             fresh.append(row)
     return fresh
+
+
+def _mended(insert: Insert) -> Insert | None:
+    """`insert` with half characters (lone surrogates, as a stream that splits an emoji has them) as question marks.
+
+    None when it has none. What was paid for must not be lost for one of them.
+    """
+    rows = [tuple(_valid_text(value) for value in row) for row in insert.rows]
+    return insert._replace(rows=rows) if rows != [tuple(row) for row in insert.rows] else None
+
+
+def _valid_text(value: Any) -> Any:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

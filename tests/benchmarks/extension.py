@@ -26,7 +26,9 @@ def shell(load: bool) -> float:
     import ipyconvexai  # noqa: F401 - its import is what is measured
 
     imported = (time.process_time() - started) * 1000
-    current.extension_manager.load_extension("ipyconvexai")  # as %load_ext, which would print an error and go on
+    manager = current.extension_manager
+    assert manager is not None
+    manager.load_extension("ipyconvexai")  # as %load_ext, which would print an error and go on
     current.run_cell("1", store_history=False)
     return imported
 

@@ -21,17 +21,17 @@ FIRST_USES = 5
 BODY = "x" * 5000
 
 
-def _row(session: str) -> Any:
+def _row(session: str) -> tuple[Any, ...]:
     from ipyconvexai.ids import new_id
     from ipyconvexai.store.ledger import Intent, utc_now
 
     key = new_id()
-    return Intent(
+    return tuple(Intent(
         id=key, attempt=1, retry_of=None, sent_at=utc_now(), provider="openai", model="gpt-4.1-nano",
         endpoint="chat/completions", base_url="https://api.openai.com/v1", stream=False, cache_key=key, body=BODY,
         body_bytes=None, body_size=len(BODY), user_id="me", source="batch", notebook=None, cell_id=None,
         conversation_id=None, batch_id=None, session_id=session,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _count(write: Callable[[], None], threads: int, start: float) -> tuple[int, list[float]]:

@@ -26,7 +26,7 @@ if str(ROOT) not in sys.path:  # started as a file, not with -m
 from tests.benchmarks.measuring import Figure  # noqa: E402 - it is found only now
 
 BENCHMARKS = ("extension", "one_call", "ledger", "summarize", "again")
-HEADINGS = ("what", "figure", "target", "to its baseline", "")
+HEADINGS = ("what", "figure", "target", "to its baseline", "verdict")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +58,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _machine() -> str:
-    busy = f", load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
+    busy = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return f"Python {sys.version.split()[0]}, {os.cpu_count()} cores{busy}"
 
 

@@ -28,6 +28,7 @@ from ipyconvexai.providers.catalog import (
     doctor_report,
     list_models,
     parse,
+    provider_at,
     providers,
     register,
     resolve,
@@ -123,6 +124,7 @@ def test_a_provider_alone_means_its_default_model_which_is_well_known(provider):
         ("opnai", UnknownProviderError, "openai"),
         ("antropic/claude-x", UnknownProviderError, "anthropic"),
         ("cluade", UnknownProviderError, "claude"),
+        ("gpt-oss:999b", UnknownProviderError, "Known: "),
         ("gpt4o-mini", UnknownModelError, "openai:gpt-4o-mini"),
         ("codestrall-latest", UnknownModelError, "mistral:codestral-latest"),
         ("zzz", UnknownModelError, "openai:zzz"),
@@ -313,6 +315,21 @@ def test_a_custom_address_without_a_model_is_asked_and_the_setting_does_not_send
         resolve("m", settings=SETTINGS, environ={}, base_url="gpu/v1")
 
 
+@pytest.mark.parametrize(
+    ("base_url", "word"),
+    [
+        ("https://api.groq.com/openai/v1/", "groq"),
+        ("http://gpu:9/v1", "llamacpp"),
+        ("http://elsewhere/v1", CUSTOM),
+        ("", CUSTOM),
+    ],
+)
+def test_the_provider_of_a_clients_address(base_url, word, monkeypatch):
+    monkeypatch.setenv("LLAMACPP_BASE_URL", "http://gpu:9")
+    monkeypatch.setenv("OLLAMA_HOST", "http://[half")  # somebody else's mistake
+    assert provider_at(base_url) == word
+
+
 # ------------------------------------------------------------------------------------------------- register
 def test_a_registered_provider_is_one_like_the_others():
     register("deepseek", base_url="https://api.deepseek.com", key_variable="DEEPSEEK_API_KEY", default_model="chat-x")
@@ -471,7 +488,7 @@ class _Answers(BaseHTTPRequestHandler):
         page = self.pages.get(self.path)
         self.send_response(404 if page is None else 200)
         self.end_headers()
-        self.wfile.write(page or b"")
+        self.wfile.write(b'{"models": []}' if page is None else page)
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -112,6 +112,7 @@ def test_ones_own_hardware_is_free(provider):
         ("nowhere", "gpt-4o-mini"),
         ("", ""),
         ("openai", "whisper-1"),  # billed by the hour
+        ("openai", "text-embedding-3-small"),  # has no price for the 50 tokens that came out
     ],
 )
 def test_what_is_not_known_is_none_and_not_nothing(provider, model):

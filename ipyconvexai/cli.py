@@ -1,0 +1,85 @@
+"""The command line: ``ipyconvexai demo | doctor | fetch-model | export | version``. The only door to click.
+
+Promises: an error of ours is one block on standard error and exit code 1, never a traceback.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ipyconvexai import __version__
+from ipyconvexai.errors import Error
+
+__all__ = ["main"]
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        from ipyconvexai import render
+
+        try:
+            return super().invoke(ctx)
+        except Error as error:
+            click.echo(render.error_text(error.message, error.cure), err=True)
+        except OSError as error:
+            click.echo(render.error_text(f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")), err=True)
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            ctx.exit(130)
+        ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Durable calls of language models: every request and every answer is a row in a file of yours."""
+
+
+@main.command()
+@click.option("--lab", is_flag=True, help="Open the notebook in JupyterLab instead.")
+@click.option("--keep/--fresh", default=True, help="Keep the ledger between runs (the default), or use one in memory.")
+def demo(*, lab: bool, keep: bool) -> None:
+    """Execute notebooks/01_quickstart.ipynb and show what happens."""
+    from ipyconvexai import demo as the_demo
+
+    notebook = the_demo.find_notebook()
+    if lab:
+        raise SystemExit(the_demo.open_lab(notebook))
+    the_demo.run(notebook, fresh=not keep, say=click.echo)
+
+
+@main.command()
+def doctor() -> None:
+    """Tell which model would be used and why, which keys are set, and where the ledger is."""
+    from ipyconvexai.providers.catalog import doctor_report
+    from ipyconvexai.settings import Settings
+
+    click.echo(doctor_report(Settings.from_environment()))
+
+
+@main.command("fetch-model")
+def fetch_model() -> None:
+    """Install the small local model's weights (93 MB, once, checked by sha256)."""
+    from ipyconvexai.providers.weights import fetch
+
+    fetch()
+
+
+@main.command()
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--sql", "query", help="What to export; default: all calls.")
+def export(path: Path, query: str | None) -> None:
+    """Write the ledger's calls to PATH, a .parquet or .csv file."""
+    from ipyconvexai.application import app
+
+    ledger = app().ledger
+    written = ledger.export(path) if query is None else ledger.export(path, query)
+    click.echo(f"Written: {written}")
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"ipyconvexai {__version__}")

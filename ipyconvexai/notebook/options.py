@@ -1,0 +1,186 @@
+"""The options of ``%ai`` and ``%%ai``. A parser of its own: IPython's ends in a raw ValueError at an apostrophe.
+
+Pure but for IPython's UsageError. Promises: any line gives options or a UsageError of one line.
+"""
+
+from __future__ import annotations
+
+import json
+import keyword
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from IPython.core.error import UsageError
+
+__all__ = ["FORMATS", "Options", "cell_options", "line_options"]
+
+FORMATS = ("markdown", "text", "json", "code")
+_OURS = {"model", "messages", "stream", "stream_options"}
+_LATER = ("html", "image", "math", "md")  # jupyter-ai's other formats
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the line said; `params` go to the provider as they are."""
+
+    model: str | None = None
+    system: str | None = None
+    conversation: str | None = None
+    output: str | None = None
+    format: str = "markdown"
+    replay: str | None = None
+    stream: bool = True
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+def cell_options(line: str) -> Options:
+    """The options of ``%%ai [MODEL] [options]``."""
+    options, rest = _leading(line)
+    while rest.text:
+        word = rest.word()
+        if options.model is not None:
+            raise UsageError(f"%%ai takes one model, and {word!r} is another word. The question goes below the line.")
+        options = replace(options, model=word)
+        options, rest = _leading(rest.text, options)
+    return options
+
+
+def line_options(line: str) -> tuple[Options, str]:
+    """The options that begin ``%ai [options] QUESTION``, and the question."""
+    options, rest = _leading(line)
+    return options, rest.text
+
+
+class _Line:
+    """A line that is read word by word."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text.strip()
+
+    def word(self) -> str:
+        """The next word, or what stands between quotation marks; an apostrophe without its pair is a letter."""
+        quote = self.text[:1]
+        if quote in ("'", '"') and (end := self._closing(quote)):
+            word, self.text = self.text[1:end].replace(f"\\{quote}", quote), self.text[end + 1 :].strip()
+            return word
+        word, _, rest = self.text.partition(" ")
+        self.text = rest.strip()
+        return word
+
+    def _closing(self, quote: str) -> int:
+        """Where the quotation ends: at a mark that is followed by a blank or nothing."""
+        end = self.text.find(quote, 1)
+        while end > 0:
+            if self.text[end - 1] != "\\" and self.text[end + 1 : end + 2] in ("", " ", "\t"):
+                return end
+            end = self.text.find(quote, end + 1)
+        return 0
+
+    def json(self) -> Any:
+        """The next value as JSON, in quotation marks or bare."""
+        if self.text[:1] == "{":
+            value, end = json.JSONDecoder().raw_decode(self.text)
+            self.text = self.text[end:].strip()
+            return value
+        return json.loads(self.word())
+
+
+def _leading(line: str, options: Options | None = None) -> tuple[Options, _Line]:
+    """The options at the beginning; ``--`` ends them."""
+    options, rest = options or Options(), _Line(line)
+    while _is_option(rest.text):
+        name = rest.word()
+        if name == "--":
+            break
+        name, equals, value = name.partition("=") if name.startswith("--") else (name, "", "")
+        if equals:
+            rest.text = f"{value} {rest.text}".strip()
+        options = _apply(options, name, rest)
+    return options, rest
+
+
+def _is_option(text: str) -> bool:
+    """A number, a dash alone and a list item begin a question."""
+    return len(text) > 1 and text[0] == "-" and (text[1].isalpha() or text[1] == "-")
+
+
+def _apply(options: Options, name: str, rest: _Line) -> Options:
+    if name == "--no-stream":
+        return replace(options, stream=False)
+    if name not in _OPTIONS:
+        raise UsageError(f"unknown option {name}. Known: {', '.join([*_OPTIONS, '--no-stream'])}. `%ai help` tells more.")
+    if not rest.text:
+        raise UsageError(f"{name} wants a value.")
+    return _OPTIONS[name](options, name, rest)
+
+
+_Take = Callable[[Options, str, _Line], Options]
+
+
+def _text(attribute: str) -> _Take:
+    def take(options: Options, name: str, rest: _Line) -> Options:
+        return replace(options, **{attribute: rest.word()})  # type: ignore[arg-type] # each of them is a text
+
+    return take
+
+
+def _number(parameter: str, kind: type[float] | type[int]) -> _Take:
+    def take(options: Options, name: str, rest: _Line) -> Options:
+        word = rest.word()
+        try:
+            return replace(options, params={**options.params, parameter: kind(word)})
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise UsageError(f"{name} wants {what}, not {word!r}.") from None
+
+    return take
+
+
+def _one_of(attribute: str, allowed: tuple[str, ...]) -> _Take:
+    def take(options: Options, name: str, rest: _Line) -> Options:
+        word = rest.word()
+        if word in allowed:
+            return replace(options, **{attribute: word})  # type: ignore[arg-type] # each of them is a text
+        later = f"{word} is not there yet" if attribute == "format" and word in _LATER else f"not {word!r}"
+        raise UsageError(f"{name} is one of {', '.join(allowed)}; {later}.")
+
+    return take
+
+
+def _parameters(options: Options, name: str, rest: _Line) -> Options:
+    try:
+        value = rest.json()
+    except ValueError as error:
+        raise UsageError(f'{name} wants JSON, for example {name} {{"top_p": 0.9}}: {error}') from None
+    if not isinstance(value, dict):
+        raise UsageError(f'{name} wants a JSON object, for example {name} {{"top_p": 0.9}}.')
+    if taken := _OURS.intersection(value):
+        raise UsageError(f"{name} cannot set {', '.join(sorted(taken))}: the line and the cell say that.")
+    return replace(options, params={**options.params, **value})
+
+
+def _output(options: Options, name: str, rest: _Line) -> Options:
+    word = rest.word()
+    if not word.isidentifier() or keyword.iskeyword(word):
+        raise UsageError(f"{name} wants the name of a variable, not {word!r}.")
+    return replace(options, output=word)
+
+
+_OPTIONS: dict[str, _Take] = {
+    "--model": _text("model"),
+    "-s": _text("system"),
+    "--system": _text("system"),
+    "-t": _number("temperature", float),
+    "--temperature": _number("temperature", float),
+    "--max-tokens": _number("max_tokens", int),
+    "-m": _parameters,
+    "--model-parameters": _parameters,
+    "-c": _text("conversation"),
+    "--conversation": _text("conversation"),
+    "-o": _output,
+    "--output": _output,
+    "-f": _one_of("format", FORMATS),
+    "--format": _one_of("format", FORMATS),
+    "--replay": _one_of("replay", ("off", "reuse", "only")),
+}

@@ -1,0 +1,114 @@
+"""What people ask of their ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import polars as pl
+import pyarrow.parquet
+import pytest
+
+import ipyconvexai as ai
+from ipyconvexai import errors
+from ipyconvexai.testing import Answer, Endpoint, Fault
+
+
+def test_calls_come_newest_first_and_can_be_searched(app: ai.App, endpoint: Endpoint):
+    for prompt in ("first fox", "second hare", "third fox"):
+        ai.generate(prompt)
+    assert [row[6] for row in app.ledger.calls()] == ["echo: third fox", "echo: second hare", "echo: first fox"]
+    assert len(app.ledger.calls(limit=2)) == 2
+    assert len(app.ledger.calls(containing="FOX")) == 2
+    assert len(app.ledger.calls(status="error")) == 0
+
+
+def test_a_relation_becomes_any_kind_of_frame(app: ai.App):
+    ai.generate("hello")
+    calls = app.ledger.calls()
+    assert isinstance(calls.df(), pd.DataFrame)
+    assert isinstance(calls.pl(), pl.DataFrame)
+    assert calls.arrow().num_rows == len(calls.df()) == len(calls.pl()) == len(calls) == len(list(calls)) == 1
+    assert calls.df()["status"].tolist() == ["ok"]
+    assert isinstance(calls.fetchall()[0], tuple)
+
+
+def test_a_relation_draws_itself_without_running_anything(app: ai.App, endpoint: Endpoint):
+    endpoint.reply("<img src=x onerror=alert(1)> & \x1b[31mred")
+    ai.generate("draw")
+    html, text = app.ledger.calls()._repr_html_(), repr(app.ledger.calls())
+    assert "<img" not in html
+    assert "&lt;img" in html
+    assert "\x1b" not in text
+    assert "duration_ms" in text
+
+
+def test_usage_adds_up(app: ai.App, endpoint: Endpoint):
+    endpoint.reply([Answer("a", usage=(10, 3, 4)), Answer("b", usage=(20, 5)), Fault(400)])
+    ai.generate("one")
+    ai.generate("two")
+    ai.safe_generate("three")
+    usage = app.ledger.usage().df()
+    assert usage["model"].tolist() == ["gpt-4o-mini"]
+    row = usage.iloc[0]
+    assert (row["calls"], row["ok"]) == (3, 2)
+    assert (row["input_tokens"], row["cached_tokens"], row["output_tokens"]) == (30, 4, 8)
+    assert row["cost_usd"] > 0
+    assert app.ledger.usage(by="status").df().set_index("status")["calls"].to_dict() == {"ok": 2, "error": 1}
+
+
+@pytest.mark.parametrize("by", ["model", "provider", "day", "notebook", "user", "source", "status"])
+def test_usage_by_each_word(app: ai.App, by: str):
+    ai.generate("hello")
+    assert app.ledger.usage(by=by).columns[0] == by
+
+
+def test_usage_by_another_word_says_which(app: ai.App):
+    with pytest.raises(errors.InputError, match="by='week'") as caught:
+        app.ledger.usage(by="week")
+    assert "day" in caught.value.cure
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "lazy"])
+def test_sql_joins_with_frames_of_the_caller(app: ai.App, kind: str):
+    ai.generate("hello")
+    papers = {
+        "pandas": pd.DataFrame({"model": ["gpt-4o-mini"], "team": ["blue"]}),
+        "polars": pl.DataFrame({"model": ["gpt-4o-mini"], "team": ["blue"]}),
+        "lazy": pl.LazyFrame({"model": ["gpt-4o-mini"], "team": ["blue"]}),
+    }[kind]
+    assert papers is not None
+    assert app.ledger.sql("SELECT team, status FROM calls JOIN papers USING (model)").fetchall() == [("blue", "ok")]
+
+
+def test_sql_takes_parameters_and_named_frames(app: ai.App):
+    frame = pd.DataFrame({"n": [1, 2, 3]})
+    assert app.ledger.sql("SELECT sum(n) FROM numbers WHERE n > ?", [1], numbers=frame).fetchall() == [(5,)]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "DELETE FROM requests",
+        "CREATE TABLE t (x INTEGER)",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "COPY requests TO 'out.csv'",
+        "ATTACH 'other.duckdb'",
+        "SELECT * FROM no_such_table",
+        "SELEKT 1",
+    ],
+)
+def test_sql_only_reads_and_reaches_nothing(app: ai.App, query: str):
+    ai.generate("hello")
+    with pytest.raises(errors.QueryError):
+        app.ledger.sql(query)
+    assert len(app.ledger.calls()) == 1
+
+
+def test_export(app: ai.App, tmp_path: Path):
+    ai.generate("hello")
+    path = app.ledger.export(tmp_path / "calls.parquet")
+    assert pyarrow.parquet.read_table(path).num_rows == 1
+    assert "hello" in app.ledger.export(tmp_path / "calls.csv").read_text()
+    with pytest.raises(errors.InputError, match="xlsx"):
+        app.ledger.export(tmp_path / "calls.xlsx")

@@ -1,0 +1,277 @@
+"""``%ai`` and ``%%ai`` in a real IPython shell without a front end: what is sent, printed and recorded."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+import ipyconvexai as ai
+from ipyconvexai import errors
+from ipyconvexai.notebook.screens import CellScreen, TerminalScreen
+from ipyconvexai.testing import Answer, Endpoint, Fault
+
+KEY = "sk-test-0123456789abcdef"
+Run = Callable[[str], Any]
+
+
+@pytest.fixture(scope="module")
+def bare_shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InteractiveShell]:
+    """A shell that keeps no history, so that it leaves no open database behind."""
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.InteractiveShell.ipython_dir = str(tmp_path_factory.mktemp("ipython"))
+    config.InteractiveShell.colors = "nocolor"
+    yield InteractiveShell.instance(config=config)
+    InteractiveShell.clear_instance()
+
+
+@pytest.fixture
+def shell(bare_shell: InteractiveShell) -> Iterator[InteractiveShell]:
+    ai.load_ipython_extension(bare_shell)
+    names = set(bare_shell.user_ns)
+    yield bare_shell
+    ai.unload_ipython_extension(bare_shell)
+    for name in set(bare_shell.user_ns) - names:
+        del bare_shell.user_ns[name]
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    def answer(call: Any) -> Any:
+        return scripted.get(call.prompt.split("\n")[0])
+
+    scripted: dict[str, Any] = {}
+    with Endpoint(answer, key=KEY) as double:
+        double.scripted = scripted  # type: ignore[attr-defined] # what a test puts in, by first line
+        monkeypatch.setenv("OPENAI_BASE_URL", double.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        with ai.connect(":memory:", model="openai:gpt-4o-mini", retries=0):
+            yield double
+
+
+@pytest.fixture
+def run(shell: InteractiveShell, endpoint: Endpoint) -> Run:
+    """Runs a cell; gives what it raised, or None."""
+
+    def run_cell(cell: str) -> Any:
+        result = shell.run_cell(cell)
+        return result.error_before_exec or result.error_in_exec
+
+    return run_cell
+
+
+# --------------------------------------------------------------------------------------------- the extension
+def test_loading_imports_nothing_heavy():
+    heavy = "openai duckdb pyarrow pydantic nh3 markdown_it httpx2 aiohttp pandas narwhals ipywidgets click".split()
+    code = (
+        "import sys\n"
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance()\n"
+        "before = set(sys.modules)\n"
+        "shell.extension_manager.load_extension('ipyconvexai')\n"
+        "assert 'ai' in shell.magics_manager.magics['cell']\n"
+        f"print([name for name in {heavy!r} if name in set(sys.modules) - before])"
+    )
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert seen.strip() == "[]"
+
+
+def test_loading_twice_is_loading_once_and_unloading_takes_all_out(bare_shell: InteractiveShell):
+    before = list(bare_shell.configurables), list(bare_shell.input_transformer_manager.token_transformers)
+    ai.load_ipython_extension(bare_shell)
+    first = bare_shell.find_cell_magic("ai")
+    ai.load_ipython_extension(bare_shell)
+    assert bare_shell.find_cell_magic("ai") == first
+    ai.unload_ipython_extension(bare_shell)
+    assert bare_shell.find_line_magic("ai") is None
+    assert bare_shell.find_cell_magic("ai") is None
+    after = list(bare_shell.configurables), list(bare_shell.input_transformer_manager.token_transformers)
+    assert after == before
+
+
+# ------------------------------------------------------------------------------------------------- asking
+def test_a_cell_asks_prints_and_records(run: Run, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]):
+    endpoint.scripted["Who is Ada?"] = "A \x1b[31mpoet's\x1b[0m <b>daughter</b>."
+    assert run("who = 'Ada'") is None
+    assert run("%%ai openai:gpt-x -t 0 -s 'Be brief.' -o reply\nWho is {who}?\n{unknown}") is None
+    body = endpoint.calls[0].body
+    assert body["model"] == "gpt-x"
+    assert body["temperature"] == 0
+    assert body["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Who is Ada?\n{unknown}"},
+    ]
+    printed = capsys.readouterr().out
+    assert printed.startswith("A poet's <b>daughter</b>.\n[gpt-x · ")
+    assert "tokens" in printed
+    assert run("assert reply.text.startswith('A ') and reply.usage.output_tokens") is None
+    (row,) = ai.ledger.calls()
+    assert row[ai.ledger.calls().columns.index("source")] == "magic"
+
+
+def test_a_hostile_value_leads_nowhere(run: Run, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PLANTED", "planted-value")
+    run("import os; doc = 'evil {os.environ} {who.__class__} $PLANTED {who}'; who = 'Ada'")
+    run("%%ai\n{doc} {os.environ} $PLANTED")
+    assert endpoint.calls[0].prompt == "evil {os.environ} {who.__class__} $PLANTED {who} {os.environ} $PLANTED"
+
+
+def test_an_empty_cell_is_not_sent(run: Run, endpoint: Endpoint):
+    assert isinstance(run("%%ai\n  \n\t\n"), errors.EmptyPromptError)
+    assert endpoint.count == 0
+
+
+def test_a_failing_call_fails_the_cell_in_one_block(run: Run, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]):
+    endpoint.scripted["boom"] = Fault(401, message=f"Incorrect API key provided: {KEY}")
+    assert isinstance(run("%%ai\nboom"), errors.AuthenticationError)
+    printed = "".join(capsys.readouterr())
+    assert printed.startswith("AuthenticationError: ")
+    assert "Traceback" not in printed
+    assert "site-packages" not in printed
+    assert KEY not in printed
+    assert ai.ledger.sql("SELECT status, error_code FROM calls").fetchall()[0][0] == "error"
+
+
+def test_a_cut_stream_keeps_what_came_and_fails(run: Run, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]):
+    endpoint.scripted["tell"] = Answer("one two three four five", cut_after=3)
+    assert isinstance(run("%%ai\ntell"), errors.StreamCutError)
+    printed = capsys.readouterr().out
+    assert printed.startswith("one two three")
+    assert "[cut: not the whole answer]" in printed
+
+
+@pytest.mark.parametrize("line", ["-t hot", "two models", "-x", "-f html"])
+def test_a_wrong_line_is_a_usage_error(run: Run, endpoint: Endpoint, line: str, capsys: pytest.CaptureFixture[str]):
+    assert type(run(f"%%ai {line}\nx")).__name__ == "UsageError"
+    assert capsys.readouterr().err.startswith("UsageError: ")
+    assert endpoint.count == 0
+
+
+def test_an_apostrophe_on_the_line_is_no_crash(run: Run):
+    assert isinstance(run("%%ai don't\nx"), errors.UnknownModelError)
+
+
+def test_code_goes_into_the_next_cell(run: Run, shell: InteractiveShell, endpoint: Endpoint):
+    endpoint.scripted["square"] = "Here you are:\n```python\nx ** 2\n```\nBye."
+    assert run("%%ai -f code\nsquare") is None
+    assert shell.rl_next_input == "x ** 2"
+
+
+def test_json_that_is_none_fails_with_its_row(run: Run, endpoint: Endpoint):
+    endpoint.scripted["data"] = "sorry"
+    error = run("%%ai -f json\ndata")
+    assert isinstance(error, errors.InvalidAnswerError)
+    assert error.request_id
+
+
+def test_replay_is_free_and_says_so(run: Run, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]):
+    for _ in range(2):
+        assert run("%%ai --replay reuse\nonce") is None
+    assert endpoint.count == 1
+    assert "replayed" in capsys.readouterr().out
+    assert isinstance(run("%%ai --replay only\nnever asked"), errors.ReplayMissError)
+
+
+def test_a_conversation_lasts(run: Run, endpoint: Endpoint):
+    run("%%ai -c talk\nfirst")
+    run("%%ai -c talk\nsecond")
+    said = [message["content"] for message in endpoint.calls[1].body["messages"]]
+    assert said == ["first", "echo: first", "second"]
+
+
+# ------------------------------------------------------------------------------------------------- one line
+@pytest.mark.parametrize(
+    ("line", "prompt"),
+    [
+        ("%ai Why is the sky blue?", "Why is the sky blue?"),
+        ("%ai Isn't that odd? Or don't you mind??", "Isn't that odd? Or don't you mind??"),
+        ("%ai -t 0 version of what", "version of what"),
+        ("%ai list the planets in order", "list the planets in order"),
+        ("%ai usage of the word who?", "usage of the word who?"),
+        ("%ai -- help", "help"),
+        ("x = 1\nif x:\n    %ai Inside a block?", "Inside a block?"),
+    ],
+)
+def test_what_is_no_command_is_a_question(run: Run, endpoint: Endpoint, line: str, prompt: str):
+    assert run(line) is None
+    assert [call.prompt for call in endpoint.calls] == [prompt]
+
+
+@pytest.mark.parametrize(
+    ("line", "shows"),
+    [
+        ("%ai", "Ask a model."),
+        ("%ai help", "Ask a model."),
+        ("%ai version", f"ipyconvexai {ai.__version__}"),
+        ("%ai model", "openai:gpt-4o-mini: "),
+        ("%ai doctor", "OPENAI_API_KEY is set"),
+        ("%ai list openai", "gpt-4o-mini"),
+        ("%ai usage", "usage by model"),
+        ("%ai usage --by day", "usage by day"),
+        ("%ai log", "echo: seen before"),
+        ("%ai log SEEN", "echo: seen before"),
+        ("%ai?", "Ask a model."),
+    ],
+)
+def test_commands(run: Run, endpoint: Endpoint, line: str, shows: str, capsys: pytest.CaptureFixture[str]):
+    run("%ai seen before")
+    capsys.readouterr()
+    assert run(line) is None
+    printed = capsys.readouterr().out
+    assert shows in printed
+    assert KEY not in printed
+    assert endpoint.count == 1
+
+
+def test_log_finds_only_what_was_asked_for(run: Run, capsys: pytest.CaptureFixture[str]):
+    run("%ai apples")
+    run("%ai pears")
+    capsys.readouterr()
+    run("%ai log pears")
+    printed = capsys.readouterr().out
+    assert "pears" in printed
+    assert "apples" not in printed
+
+
+def test_an_unknown_group_or_provider_is_told(run: Run):
+    assert isinstance(run("%ai usage --by moon"), errors.InputError)
+    assert isinstance(run("%ai list opena"), errors.UnknownProviderError)
+
+
+# ------------------------------------------------------------------------------------------------- screens
+def test_a_terminal_sees_no_sequence_of_the_model_s_wherever_it_is_split():
+    text = "a\x1b[31mred\x1b[0m b\x1b]8;;http://x\x07link\r\nend \x9b1m!"
+    for step in (1, 2, 3, 7):
+        out = io.StringIO()
+        screen = TerminalScreen(out)
+        for end in range(step, len(text), step):
+            screen.draw(text[:end])
+        screen.finish(text, "note")
+        assert out.getvalue() == "ared blink\nend !\n[note]\n", step
+
+
+def test_a_cell_is_drawn_no_more_than_twenty_times_a_second(monkeypatch: pytest.MonkeyPatch):
+    now = 0.0
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, bundle: dict[str, str], *, raw: bool) -> None:
+            shown.append(bundle["text/plain"])
+
+    def display(bundle: dict[str, str], *, raw: bool, display_id: bool) -> Handle:
+        shown.append(bundle["text/plain"])
+        return Handle()
+
+    monkeypatch.setattr("ipyconvexai.notebook.screens.display", display)
+    screen = CellScreen(lambda text, note: {"text/plain": text + note}, clock=lambda: now)
+    for text, now in [("", 0.0), ("a", 0.01), ("ab", 0.05), ("abc", 0.07), ("abc", 0.2), ("abcd", 0.3)]:  # noqa: B007
+        screen.draw(text)
+    screen.finish("abcde", "!")
+    assert shown == ["a", "abc", "abcd", "abcde!"]

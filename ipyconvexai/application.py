@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import sys
 import threading
 import weakref
@@ -194,7 +195,8 @@ class TextStream:
         return piece
 
     async def _close(self) -> None:
-        await self._pieces.aclose()  # type: ignore[attr-defined] # an async generator
+        with contextlib.suppress(RuntimeError):  # it is running: cancelled a moment ago, it closes itself
+            await self._pieces.aclose()  # type: ignore[attr-defined] # an async generator
 
     def close(self) -> None:
         """Stop; harmless after the end."""

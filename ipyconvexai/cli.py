@@ -6,7 +6,7 @@ Promises: an error of ours is one block on standard error and exit code 1, never
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -18,18 +18,19 @@ __all__ = ["main"]
 
 class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        from ipyconvexai import render
-
         try:
             return super().invoke(ctx)
         except Error as error:
-            click.echo(render.error_text(error.message, error.cure), err=True)
+            return _fail(error.message, error.cure)
         except OSError as error:
-            click.echo(render.error_text(f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")), err=True)
-        except KeyboardInterrupt:
-            click.echo("Stopped.", err=True)
-            ctx.exit(130)
-        ctx.exit(1)
+            return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+
+
+def _fail(message: str, cure: str = "") -> NoReturn:
+    from ipyconvexai import render
+
+    click.echo(render.error_text(message, cure), err=True)
+    raise SystemExit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

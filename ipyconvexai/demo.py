@@ -30,6 +30,7 @@ __all__ = ["DemoError", "client", "find_notebook", "open_lab", "run"]
 NOTEBOOK = Path("notebooks") / "01_quickstart.ipynb"
 CELL_TIMEOUT = 1800  # seconds; a slow machine needs a minute or two
 WIDTH = 110  # columns of a printed summary
+INDENT = " " * 5
 
 Say = Callable[[str], None]
 
@@ -161,7 +162,7 @@ def client(content: NotebookNode, folder: Path, say: Say) -> NotebookClient:
 
     told = Progress(content, say)
 
-    class Watched(NotebookClient):  # type: ignore[misc] # traitlets has no types
+    class Watched(NotebookClient):
         def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> Any:
             told.message(msg["msg_type"], msg["content"])
             return super().process_message(msg, cell, cell_index)
@@ -285,9 +286,9 @@ def _records(names: list[str], rows: list[list[str]]) -> str:
     for index, first, *others in rows:
         lines.append(f"  {index}. {first}")
         if others and any(len(value) > 60 for value in others):
-            lines += [textwrap.fill(value, WIDTH, initial_indent="     ", subsequent_indent="     ") for value in others]
+            lines += [textwrap.fill(value, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT) for value in others]
         elif others:
-            lines.append("     " + ", ".join(f"{n}: {v}" for n, v in zip(names[2:], others, strict=True)))
+            lines.append(INDENT + ", ".join(f"{n}: {v}" for n, v in zip(names[2:], others, strict=True)))
     return "\n".join(lines)
 
 

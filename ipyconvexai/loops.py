@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
 import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ipyconvexai.errors import ConfigurationError, DeadlockError
 
@@ -95,14 +96,22 @@ class BackgroundLoop:
                 "a blocking call was made on the loop that would have to answer it",
                 cure="Inside an action or a callback use the async twin: await ai.agenerate(...), await ai.arun(...).",
             )
-        future = self.submit(coroutine)
+        errand = _Errand(coroutine)
         try:
-            return _wait(future, tick)
-        except KeyboardInterrupt:
+            self._soon(errand.start)
+            return _wait(errand.outcome, tick)
+        except KeyboardInterrupt:  # anywhere in here, also before the loop has heard of it
             if on_interrupt is not None:
                 on_interrupt()
-            future.cancel()
+            self._soon(errand.cancel)
+            concurrent.futures.wait([errand.outcome], timeout=TICK)  # what it leaves behind is mostly tidy by then
             raise
+        except ConfigurationError:
+            coroutine.close()
+            raise
+
+    def _soon(self, function: Callable[[], None]) -> None:
+        self.loop.call_soon_threadsafe(function)
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None, timeout: float = 5.0) -> None:
         """Cancel what runs, do `last` on the loop, then end the thread. It cannot be opened again."""
@@ -118,6 +127,37 @@ class BackgroundLoop:
             thread.join(timeout)
         if not loop.is_running():
             loop.close()
+
+
+class _Errand(Generic[T]):
+    """A coroutine for the loop. Its methods run there, so it can be cancelled at any moment without a race."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._coroutine = coroutine
+        self._task: asyncio.Task[T] | None = None
+        self._context = contextvars.copy_context()
+        self.outcome: Future[T] = Future()
+
+    def start(self) -> None:
+        if not self.outcome.done():
+            self._task = asyncio.get_running_loop().create_task(self._coroutine, context=self._context)
+            self._task.add_done_callback(self._finish)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self._coroutine.close()
+            self.outcome.cancel()
+
+    def _finish(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self.outcome.cancel()
+            self.outcome.set_running_or_notify_cancel()
+        elif (error := task.exception()) is not None:
+            self.outcome.set_exception(error)
+        else:
+            self.outcome.set_result(task.result())
 
 
 def _wait(future: Future[T], tick: Callable[[], None] | None) -> T:

@@ -1,11 +1,11 @@
-"""``%ai usage``, ``list``, ``log`` and the like: a word in, a table or a text out. Calls the public layer and render."""
+"""``%ai usage``, ``list``, ``log`` and the like: a word in, a table or a text out. Calls the app and render."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 
-from IPython.display import display
+from ipyconvexai.notebook.screens import display
 
 __all__ = ["run"]
 

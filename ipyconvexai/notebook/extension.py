@@ -1,7 +1,7 @@
 """``%load_ext ipyconvexai``: registers the magics and says from which cell calls come.
 
-Calls ``magics``, ``questions`` and ``where``, which import IPython and the standard library only: loading stays cheap, and the rest
-of the package is imported by the first call.
+Calls ``magics``, ``questions`` and ``where``, which import IPython and the standard library only: loading stays cheap,
+and the rest of the package is imported by the first call.
 """
 
 from __future__ import annotations

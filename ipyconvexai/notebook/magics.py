@@ -38,7 +38,7 @@ the first provider whose key is set, a running Ollama, or the small local model 
     %ai doctor                      that, and all that was looked at
     %ai version, %ai help
 
-A line that reads exactly like one of these is a command; every other line is a question, and so is what follows `--`."""
+A line that reads exactly like one of these is a command. Every other line is a question; so is what follows `--`."""
 
 
 @magics_class
@@ -46,7 +46,6 @@ class AiMagics(Magics):
     """``%ai`` and ``%%ai``."""
 
     # IPython's own expansion would put values into the line in two passes, and $HOME, too.
-    @no_var_expand
     @line_cell_magic
     def ai(self, line: str, cell: str | None = None) -> None:
         from ipyconvexai.notebook import asking, commands

@@ -109,7 +109,9 @@ def _apply(options: Options, name: str, rest: _Line) -> Options:
     if name == "--no-stream":
         return replace(options, stream=False)
     if name not in _OPTIONS:
-        raise UsageError(f"unknown option {name}. Known: {', '.join([*_OPTIONS, '--no-stream'])}. `%ai help` tells more.")
+        raise UsageError(
+            f"unknown option {name}. Known: {', '.join([*_OPTIONS, '--no-stream'])}. `%ai help` tells more."
+        )
     if not rest.text:
         raise UsageError(f"{name} wants a value.")
     return _OPTIONS[name](options, name, rest)

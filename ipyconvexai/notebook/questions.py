@@ -17,7 +17,7 @@ __all__ = ["install", "remove"]
 _QUESTION = re.compile(r"%ai[ \t]+\S.*\?[ \t]*\n?")
 
 
-class AiQuestion(EscapedCommand):  # type: ignore[misc] # IPython's class has no types
+class AiQuestion(EscapedCommand):
     """The line magic as IPython transforms it, found before its help syntax is."""
 
     priority = EscapedCommand.priority - 6  # HelpEnd has 5 less than EscapedCommand

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
-from IPython.display import display
+import IPython.display
 
 __all__ = ["CellScreen", "Screen", "TerminalScreen", "in_kernel"]
+
+display: Any = IPython.display.display  # has no types
 
 SPACING = 0.05  # seconds between updates: a page draws 20 a second without effort
 SHARE = 0.1  # at most this share of the time goes into drawing: long answers are drawn less often

@@ -47,7 +47,11 @@ REPLAYED_HEADER = "x-ipyconvexai-replayed"
 Send = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
 
 KEY_HEADERS = ("authorization", "api-key", "x-api-key")
-_NO_LONGER_TRUE = ("content-encoding", "content-length", "transfer-encoding")  # of a body that was read and is rebuilt
+_NO_LONGER_TRUE = (
+    b"content-encoding",
+    b"content-length",
+    b"transfer-encoding",
+)  # of a body that was read and is rebuilt
 
 # What a model answers may stand for the next equal question. A file, a batch or a deletion may not.
 _REPLAYABLE = ("completions", "responses", "embeddings", "moderations", "generations", "speech", "transcriptions")
@@ -234,11 +238,12 @@ def _cost(call: Call, reading: Reading) -> float | None:
 
 
 # ---------------------------------------------------------------------------------------------- requests and answers
-def rebuilt(
-    call: Call, inner: httpx2.Response, stream: httpx2.AsyncByteStream | httpx2.ByteStream, **extra: str
-) -> httpx2.Response:
+def rebuilt(call: Call, inner: httpx2.Response, stream: httpx2.AsyncByteStream | httpx2.ByteStream) -> httpx2.Response:
     """The answer that is handed out: the provider's, with a body of ours."""
-    headers = httpx2.Headers([(k, v) for k, v in inner.headers.multi_items() if k.lower() not in _NO_LONGER_TRUE])
+    # As bytes: what a provider puts there need not be ASCII.
+    headers = httpx2.Headers(
+        [(name, value) for name, value in inner.headers.raw if name.lower() not in _NO_LONGER_TRUE]
+    )
     if call.request_id:
         headers[REQUEST_ID_HEADER] = call.request_id
     if inner.status_code >= 400:

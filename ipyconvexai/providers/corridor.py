@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 import httpx2
@@ -50,11 +50,12 @@ __all__ = ["CALLER", "REPLAYED_HEADER", "REQUEST_ID_HEADER", "Call", "Corridor",
 
 
 class _Attempt(NamedTuple):
-    """What one attempt came to: an answer (an error status is one, too) or a fault."""
+    """What one attempt came to: an answer (an error status is one, too) or a fault; and what a retry depends on."""
 
     response: httpx2.Response | None = None
     fault: CallError | None = None
     error_code: str | None = None
+    headers: Mapping[str, str] = {}  # noqa: RUF012 - never changed
 
 
 class Corridor:
@@ -145,27 +146,33 @@ class Corridor:
     async def _attempts(self, call: Call) -> httpx2.Response:
         while True:
             await self._admit(call)
-            response, fault, code = await self._attempt(call)
-            pause = self._pause(call, response, fault, code)
+            attempt = await self._attempt(call)
+            pause = self._pause(call, attempt)
             if pause is None:
                 break
             await self._sleep(pause)
-        if response is None:
-            assert fault is not None
-            raise fault
-        return response
+        if attempt.response is None:
+            assert attempt.fault is not None
+            raise attempt.fault
+        return attempt.response
 
-    def _pause(
-        self, call: Call, response: httpx2.Response | None, fault: CallError | None, code: str | None
-    ) -> float | None:
+    def _pause(self, call: Call, attempt: _Attempt) -> float | None:
         """Seconds until the next attempt; None: there is none."""
-        if fault is not None and not fault.retryable:
-            return None
-        if response is not None and response.status_code < 400:
-            return None
-        status, headers = (None, {}) if response is None else (response.status_code, response.headers)
+        status = None
+        if attempt.fault is not None:
+            if not attempt.fault.retryable:
+                return None
+        elif attempt.response is not None:
+            status = attempt.response.status_code
+            if status < 400:
+                return None
         return pause_before_retry(
-            call.attempt, call.retries, status=status, code=code, headers=headers, random=self._rand
+            call.attempt,
+            call.retries,
+            status=status,
+            code=attempt.error_code,
+            headers=attempt.headers,
+            random=self._rand,
         )
 
     async def _admit(self, call: Call) -> None:
@@ -235,7 +242,8 @@ class Corridor:
             reading = Reading()
         status = Status.ERROR if failed or reading.error_message else Status.OK
         await self._settle(call, self._outcome(call, status, reading, inner, content))
-        return _Attempt(rebuilt(call, inner, httpx2.ByteStream(content)), error_code=reading.error_code)
+        answer = rebuilt(call, inner, httpx2.ByteStream(content))
+        return _Attempt(answer, error_code=reading.error_code, headers=inner.headers)
 
     def _open_stream(self, call: Call, inner: httpx2.Response) -> httpx2.Response:
         stream = RecordedStream(call, inner, self._settle, self._settle_later, self._clock)

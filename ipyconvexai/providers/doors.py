@@ -8,6 +8,7 @@ Promises: whoever stops waiting leaves nothing open; after an exchange the SDK's
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import httpx2
@@ -170,6 +171,8 @@ class _SyncRelay(httpx2.SyncByteStream):
     def close(self) -> None:
         if not self._loop.is_running():  # its app was closed, and closed this stream, too
             return
+        if _is_interrupted():  # Ctrl-C between two pieces
+            self._call.stop.interrupt()
         closing = self._loop.submit(self._stream.aclose())
         if not self._loop.is_current():  # the collector may close a forgotten stream there
             closing.result(CLOSE_PATIENCE)
@@ -197,6 +200,14 @@ class _AsyncRelay(httpx2.AsyncByteStream):
         if self._loop.is_running():
             # Shielded: a caller who is cancelled here must not leave the connection open.
             await asyncio.shield(asyncio.wrap_future(self._loop.submit(self._stream.aclose())))
+
+
+def _is_interrupted() -> bool:
+    """Whether this runs while Ctrl-C unwinds the stack."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:

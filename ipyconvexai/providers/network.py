@@ -30,7 +30,9 @@ class Network:
 
     async def send(self, request: httpx2.Request) -> httpx2.Response:
         # The transport for this URL honours HTTPS_PROXY and NO_PROXY as the SDK does.
-        return await self._ready()._transport_for_url(request.url).handle_async_request(request)
+        response = await self._ready()._transport_for_url(request.url).handle_async_request(request)
+        response.stream = _ToTheLastByte(response.stream)
+        return response
 
     def _ready(self) -> httpx2.AsyncClient:
         loop = asyncio.get_running_loop()
@@ -47,6 +49,30 @@ class Network:
         if self._client is not None and self._loop is asyncio.get_running_loop():
             await self._client.aclose()
             self._client = None
+
+
+class _ToTheLastByte(httpx2.AsyncByteStream):
+    """When a connection breaks aiohttp raises at once and forgets what it had received: here that comes first."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._inner:
+                yield chunk
+        except Exception:
+            if rest := self._received():
+                yield rest
+            raise
+
+    def _received(self) -> bytes:
+        content = getattr(getattr(self._inner, "_aiohttp_response", None), "content", None)
+        read = getattr(content, "_read_nowait", None)  # the public one raises, too
+        return bytes(read(-1)) if read is not None else b""
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 class AsyncGuest:

@@ -49,6 +49,7 @@ class Database:
         self._users = 0
         self._last_use = clock()
         self._failure: tuple[float, Error] | None = None
+        self._closed = False
         self.generation = 0  # counts openings: what belongs to an older one (an appender, say) is dead
 
     @contextmanager
@@ -56,6 +57,8 @@ class Database:
         """The open database; it stays open while it is lent."""
         arrival = self._clock()
         with self._gate:
+            if self._closed:
+                raise StoreError("the ledger is closed", cure="Open it again: ai.connect(path).")
             if self._connection is None:
                 self._share_failure(arrival)
                 # A discarded database lives on in this process while anybody holds a cursor of it.
@@ -139,8 +142,9 @@ class Database:
                 self._close()
 
     def close(self) -> None:
-        """Close the file, which also moves the write-ahead log into it."""
+        """Close the file for good, which also moves the write-ahead log into it."""
         with self._gate:
+            self._closed = True
             self._close()
 
     def _close(self) -> None:
@@ -148,7 +152,9 @@ class Database:
         if connection is not None:
             # What cannot be moved for lack of room stays in the write-ahead log, where it is safe.
             with contextlib.suppress(duckdb.Error):
-                connection.close()
+                # By itself closing leaves a log that was replayed and has an index in it.
+                connection.execute("CHECKPOINT")
+            connection.close()
 
     def discard(self, generation: int) -> None:
         """Give up the opening `generation`, which is invalidated; the next use opens the file again."""

@@ -23,7 +23,7 @@ from ipyconvexai.errors import Error
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.folder import SOCKET_FOLDER, Folder
 from ipyconvexai.store.visit import Visit
-from ipyconvexai.store.wire import wait_until
+from ipyconvexai.store.wire import hang_up, wait_until
 
 __all__ = ["LINGER_VARIABLE", "Keeper"]
 
@@ -103,6 +103,9 @@ class Keeper:
             shutil.rmtree(self._directory, ignore_errors=True)
         judge.join()
         self._engine.close()
+        with self._gate:  # in a host there may be some
+            for connection in self._visits:
+                hang_up(connection)
         if ours:
             self._folder.remove_if_deserted()
         self._folder.unlock(self._lock_file)

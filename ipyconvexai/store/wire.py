@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pickle
 import socket
 import struct
@@ -18,7 +19,21 @@ from typing import Any, cast
 
 from ipyconvexai import errors
 
-__all__ = ["BUSY", "LOST", "PROTOCOL", "Line", "describe", "dial", "pack", "rebuild", "unpack", "wait_until"]
+__all__ = [
+    "BUSY",
+    "LOST",
+    "PATIENCE",
+    "PROTOCOL",
+    "Line",
+    "describe",
+    "dial",
+    "hang_up",
+    "limit_sending",
+    "pack",
+    "rebuild",
+    "unpack",
+    "wait_until",
+]
 
 PROTOCOL = 1  # raised when an older keeper could not understand a newer client
 LOST = (OSError, EOFError)  # what a connection raises when the other side is gone
@@ -127,9 +142,18 @@ def _reach(address: str, patience: float) -> Connection[Any, Any]:
 def limit_sending(handle: int) -> None:
     """Sending on the socket `handle` fails with BlockingIOError when the other side takes nothing for a while."""
     if sys.platform != "win32":
-        with socket.socket(fileno=socket.dup(handle)) as same:
+        with socket.socket(fileno=os.dup(handle)) as same:
             same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(SEND_LIMIT), 0))
-            same.setblocking(True)
+
+
+def hang_up(connection: Connection[Any, Any]) -> None:
+    """End a connection that another thread reads from; closing it would not wake that thread."""
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            connection.close()
+        else:
+            with socket.socket(fileno=os.dup(connection.fileno())) as same:
+                same.shutdown(socket.SHUT_RDWR)
 
 
 class _Patient:

@@ -15,9 +15,10 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import KernelManager
 
-from ipyconvexai.testing import Answer, Endpoint
+import ipyconvexai
+from ipyconvexai.testing import Endpoint
 
-ROOT = Path(__import__("os").environ.get("K_ROOT") or Path(__file__).parents[2])
+ROOT = Path(ipyconvexai.__file__).parents[1]
 KEY = "sk-test-0123456789abcdef"
 PATIENCE = 30.0  # seconds for one cell
 
@@ -128,12 +129,18 @@ def environment_for(endpoint: Endpoint, ledger: Path) -> dict[str, str]:
     }
 
 
+class Scripted(Endpoint):
+    """Answers what `scripted` holds under the question's first line; anything else is echoed."""
+
+    def __init__(self) -> None:
+        self.scripted: dict[str, Any] = {}
+        super().__init__(lambda call: self.scripted.get(call.prompt.split("\n")[0]), key=KEY)
+
+
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[Endpoint]:
-    """Its answers are chosen by the question's first line; `scripted` is what a test puts in."""
-    scripted: dict[str, Answer] = {}
-    with Endpoint(lambda call: scripted.get(call.prompt.split("\n")[0]), key=KEY) as double:
-        double.scripted = scripted  # type: ignore[attr-defined] # a test's own
+def endpoint() -> Iterator[Scripted]:
+    double = Scripted()
+    with double:
         yield double
 
 
@@ -143,5 +150,3 @@ def kernel(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iter
     assert kernel.run("%load_ext ipyconvexai\nimport ipyconvexai as ai").status == "ok"
     yield kernel
     kernel.close()
-
-

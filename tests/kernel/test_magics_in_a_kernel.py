@@ -80,7 +80,7 @@ def test_a_wrong_line_fails_the_cell(kernel: Any):
 def test_an_interrupt_keeps_what_came(kernel: Any, endpoint: Any):
     endpoint.scripted["slow"] = Answer("word " * 2000, token_delay=0.02)
     request = kernel.begin("%%ai\nslow")
-    messages = []
+    messages: list[dict[str, Any]] = []
     while len([m for m in messages if m["msg_type"] == "update_display_data"]) < 2:
         messages.append(kernel.next(request))
     before = time.monotonic()

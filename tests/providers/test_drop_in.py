@@ -183,9 +183,10 @@ def test_binary_answers_keep_their_bytes(app: ai.App):
         assert speech.content == sound
         with client.audio.speech.with_streaming_response.create(model="tts-1", voice="alloy", input="Hi") as response:
             assert b"".join(response.iter_bytes()) == sound
-    assert app.store.read("SELECT body, body_bytes, body_size, status FROM responses") == [
-        (None, sound, len(sound), "ok")
-    ] * 2
+    assert (
+        app.store.read("SELECT body, body_bytes, body_size, status FROM responses")
+        == [(None, sound, len(sound), "ok")] * 2
+    )
 
 
 class Sounds:

@@ -11,6 +11,7 @@ import pytest
 import ipyconvexai as ai
 from ipyconvexai.errors import DiskFullError, RefusedError, StoreError
 from ipyconvexai.providers.catalog import provider_at
+from ipyconvexai.store.pipe import ThreadReceipt
 from ipyconvexai.testing import Answer, Drop, Endpoint, Fault, Received, Stall
 from tests.providers.lab import HELLO, KEY, Lab, rows, statuses
 
@@ -52,8 +53,11 @@ def test_a_streams_outcome_is_durable_before_its_last_piece(client: ai.OpenAI, a
                 break
         else:
             pytest.fail("no terminal event")
-    last = [event for event in client.responses.create(model="m", input="Hi", stream=True) if
-            event.type != "response.completed" or app.store.read(sees) == [("ok",)]]
+    last = [
+        event
+        for event in client.responses.create(model="m", input="Hi", stream=True)
+        if event.type != "response.completed" or app.store.read(sees) == [("ok",)]
+    ]
     assert last[-1].type == "response.completed"
 
 
@@ -123,11 +127,11 @@ def test_a_cancelled_call_is_canceled(app: ai.App, endpoint: Endpoint):
 def test_a_call_cancelled_while_its_intent_is_written_has_an_outcome(
     lab: Lab, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ):
-    append, reached, held = lab.store.append, threading.Event(), []
+    append, reached, held = lab.store.append, threading.Event(), list[Any]()
 
     def slowly(table: str, columns: Any, given: Any, receipt: Any, **more: Any) -> None:
         if table == "requests":
-            held.append(lambda: append(table, columns, given, receipt, **more))
+            held.append((columns, given))
             reached.set()
         else:
             append(table, columns, given, receipt, **more)
@@ -142,7 +146,9 @@ def test_a_call_cancelled_while_its_intent_is_written_has_an_outcome(
             await task
 
     asyncio.run(main())
-    held[0]()
+    durable = ThreadReceipt()
+    append("requests", *held[0], durable)
+    durable.result()
     assert statuses(lab) == ["canceled"]
     assert rows(lab)[0]["duration_ms"] is None, "it was never sent"
     assert endpoint.count == 0
@@ -164,8 +170,6 @@ def test_agenerate_cancelled(app: ai.App, endpoint: Endpoint, monkeypatch: pytes
 
 
 def test_what_is_under_way_when_the_app_closes_has_an_outcome(endpoint: Endpoint, tmp_path: Any):
-    import duckdb
-
     endpoint.reply([Stall(), Answer("one two three", token_delay=0.0, cut_after=2, cut="stall")])
     app = ai.connect(str(tmp_path / "l.duckdb"))
     client = ai.OpenAI(base_url=endpoint.url, api_key=KEY, max_retries=0)
@@ -189,7 +193,6 @@ def test_what_is_under_way_when_the_app_closes_has_an_outcome(endpoint: Endpoint
         client.chat.completions.create(model="m", messages=HELLO)
     with ai.connect(str(tmp_path / "l.duckdb")) as again:
         assert statuses(again) == ["canceled", "canceled"]
-    del duckdb
 
 
 # ------------------------------------------------------------------------------------------ refused before sending

@@ -57,7 +57,11 @@ def test_export(ledger: ai.App, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["calls.txt"], ".parquet or .csv"), (["calls.csv", "--sql", "SELEC 1"], "SELEC"), (["none/calls.csv"], "none/calls.csv")],
+    [
+        (["calls.txt"], ".parquet or .csv"),
+        (["calls.csv", "--sql", "SELEC 1"], "SELEC"),
+        (["none/calls.csv"], "none/calls.csv"),
+    ],
 )
 def test_an_error_is_one_block_and_exit_code_1(
     ledger: ai.App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str

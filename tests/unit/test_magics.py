@@ -42,14 +42,18 @@ def shell(bare_shell: InteractiveShell) -> Iterator[InteractiveShell]:
         del bare_shell.user_ns[name]
 
 
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    def answer(call: Any) -> Any:
-        return scripted.get(call.prompt.split("\n")[0])
+class Scripted(Endpoint):
+    """Answers what `scripted` holds under the question's first line; anything else is echoed."""
 
-    scripted: dict[str, Any] = {}
-    with Endpoint(answer, key=KEY) as double:
-        double.scripted = scripted  # type: ignore[attr-defined] # what a test puts in, by first line
+    def __init__(self) -> None:
+        self.scripted: dict[str, Any] = {}
+        super().__init__(lambda call: self.scripted.get(call.prompt.split("\n")[0]), key=KEY)
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    double = Scripted()
+    with double:
         monkeypatch.setenv("OPENAI_BASE_URL", double.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         with ai.connect(":memory:", model="openai:gpt-4o-mini", retries=0):
@@ -57,7 +61,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 
 @pytest.fixture
-def run(shell: InteractiveShell, endpoint: Endpoint) -> Run:
+def run(shell: InteractiveShell, endpoint: Scripted) -> Run:
     """Runs a cell; gives what it raised, or None."""
 
     def run_cell(cell: str) -> Any:
@@ -97,7 +101,7 @@ def test_loading_twice_is_loading_once_and_unloading_takes_all_out(bare_shell: I
 
 
 # ------------------------------------------------------------------------------------------------- asking
-def test_a_cell_asks_prints_and_records(run: Run, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]):
+def test_a_cell_asks_prints_and_records(run: Run, endpoint: Scripted, capsys: pytest.CaptureFixture[str]):
     endpoint.scripted["Who is Ada?"] = "A \x1b[31mpoet's\x1b[0m <b>daughter</b>."
     assert run("who = 'Ada'") is None
     assert run("%%ai openai:gpt-x -t 0 -s 'Be brief.' -o reply\nWho is {who}?\n{unknown}") is None
@@ -116,19 +120,19 @@ def test_a_cell_asks_prints_and_records(run: Run, endpoint: Endpoint, capsys: py
     assert row[ai.ledger.calls().columns.index("source")] == "magic"
 
 
-def test_a_hostile_value_leads_nowhere(run: Run, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch):
+def test_a_hostile_value_leads_nowhere(run: Run, endpoint: Scripted, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PLANTED", "planted-value")
     run("import os; doc = 'evil {os.environ} {who.__class__} $PLANTED {who}'; who = 'Ada'")
     run("%%ai\n{doc} {os.environ} $PLANTED")
     assert endpoint.calls[0].prompt == "evil {os.environ} {who.__class__} $PLANTED {who} {os.environ} $PLANTED"
 
 
-def test_an_empty_cell_is_not_sent(run: Run, endpoint: Endpoint):
+def test_an_empty_cell_is_not_sent(run: Run, endpoint: Scripted):
     assert isinstance(run("%%ai\n  \n\t\n"), errors.EmptyPromptError)
     assert endpoint.count == 0
 
 
-def test_a_failing_call_fails_the_cell_in_one_block(run: Run, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]):
+def test_a_failing_call_fails_the_cell_in_one_block(run: Run, endpoint: Scripted, capsys: pytest.CaptureFixture[str]):
     endpoint.scripted["boom"] = Fault(401, message=f"Incorrect API key provided: {KEY}")
     assert isinstance(run("%%ai\nboom"), errors.AuthenticationError)
     printed = "".join(capsys.readouterr())
@@ -139,7 +143,7 @@ def test_a_failing_call_fails_the_cell_in_one_block(run: Run, endpoint: Endpoint
     assert ai.ledger.sql("SELECT status, error_code FROM calls").fetchall()[0][0] == "error"
 
 
-def test_a_cut_stream_keeps_what_came_and_fails(run: Run, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]):
+def test_a_cut_stream_keeps_what_came_and_fails(run: Run, endpoint: Scripted, capsys: pytest.CaptureFixture[str]):
     endpoint.scripted["tell"] = Answer("one two three four five", cut_after=3)
     assert isinstance(run("%%ai\ntell"), errors.StreamCutError)
     printed = capsys.readouterr().out
@@ -148,7 +152,7 @@ def test_a_cut_stream_keeps_what_came_and_fails(run: Run, endpoint: Endpoint, ca
 
 
 @pytest.mark.parametrize("line", ["-t hot", "two models", "-x", "-f html"])
-def test_a_wrong_line_is_a_usage_error(run: Run, endpoint: Endpoint, line: str, capsys: pytest.CaptureFixture[str]):
+def test_a_wrong_line_is_a_usage_error(run: Run, endpoint: Scripted, line: str, capsys: pytest.CaptureFixture[str]):
     assert type(run(f"%%ai {line}\nx")).__name__ == "UsageError"
     assert capsys.readouterr().err.startswith("UsageError: ")
     assert endpoint.count == 0
@@ -158,20 +162,20 @@ def test_an_apostrophe_on_the_line_is_no_crash(run: Run):
     assert isinstance(run("%%ai don't\nx"), errors.UnknownModelError)
 
 
-def test_code_goes_into_the_next_cell(run: Run, shell: InteractiveShell, endpoint: Endpoint):
+def test_code_goes_into_the_next_cell(run: Run, shell: InteractiveShell, endpoint: Scripted):
     endpoint.scripted["square"] = "Here you are:\n```python\nx ** 2\n```\nBye."
     assert run("%%ai -f code\nsquare") is None
     assert shell.rl_next_input == "x ** 2"
 
 
-def test_json_that_is_none_fails_with_its_row(run: Run, endpoint: Endpoint):
+def test_json_that_is_none_fails_with_its_row(run: Run, endpoint: Scripted):
     endpoint.scripted["data"] = "sorry"
     error = run("%%ai -f json\ndata")
     assert isinstance(error, errors.InvalidAnswerError)
     assert error.request_id
 
 
-def test_replay_is_free_and_says_so(run: Run, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]):
+def test_replay_is_free_and_says_so(run: Run, endpoint: Scripted, capsys: pytest.CaptureFixture[str]):
     for _ in range(2):
         assert run("%%ai --replay reuse\nonce") is None
     assert endpoint.count == 1
@@ -179,7 +183,7 @@ def test_replay_is_free_and_says_so(run: Run, endpoint: Endpoint, capsys: pytest
     assert isinstance(run("%%ai --replay only\nnever asked"), errors.ReplayMissError)
 
 
-def test_a_conversation_lasts(run: Run, endpoint: Endpoint):
+def test_a_conversation_lasts(run: Run, endpoint: Scripted):
     run("%%ai -c talk\nfirst")
     run("%%ai -c talk\nsecond")
     said = [message["content"] for message in endpoint.calls[1].body["messages"]]
@@ -199,7 +203,7 @@ def test_a_conversation_lasts(run: Run, endpoint: Endpoint):
         ("x = 1\nif x:\n    %ai Inside a block?", "Inside a block?"),
     ],
 )
-def test_what_is_no_command_is_a_question(run: Run, endpoint: Endpoint, line: str, prompt: str):
+def test_what_is_no_command_is_a_question(run: Run, endpoint: Scripted, line: str, prompt: str):
     assert run(line) is None
     assert [call.prompt for call in endpoint.calls] == [prompt]
 
@@ -220,7 +224,7 @@ def test_what_is_no_command_is_a_question(run: Run, endpoint: Endpoint, line: st
         ("%ai?", "Ask a model."),
     ],
 )
-def test_commands(run: Run, endpoint: Endpoint, line: str, shows: str, capsys: pytest.CaptureFixture[str]):
+def test_commands(run: Run, endpoint: Scripted, line: str, shows: str, capsys: pytest.CaptureFixture[str]):
     run("%ai seen before")
     capsys.readouterr()
     assert run(line) is None

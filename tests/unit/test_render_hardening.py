@@ -20,8 +20,8 @@ PAYLOADS = [line for line in PAYLOADS if line.strip()]
 
 TAGS = set(
     "p br strong em s del code pre ul ol li blockquote h1 h2 h3 h4 h5 h6 hr table thead tbody tr th td a span div "
-    "math mrow mi mn mo ms mtext mspace msup msub msubsup mfrac msqrt mroot mtable mtr mtd munder mover munderover mstyle "
-    "mpadded mphantom menclose DOCUMENT_FRAGMENT".split()
+    "math mrow mi mn mo ms mtext mspace msup msub msubsup mfrac msqrt mroot mtable mtr mtd munder mover munderover "
+    "mstyle mpadded mphantom menclose DOCUMENT_FRAGMENT".split()
 )
 ATTRIBUTES = {
     "href",

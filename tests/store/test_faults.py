@@ -1,0 +1,338 @@
+"""A file that is held, damaged, too new, not ours, not writable, or on a full disk: one clear error, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+from ipyconvexai.errors import (
+    DiskFullError,
+    Error,
+    LedgerCorruptError,
+    LedgerLockedError,
+    LedgerReadOnlyError,
+    LedgerTooNewError,
+    StoreError,
+)
+from ipyconvexai.store.engine import Engine
+from ipyconvexai.store.link import KeeperStore
+from ipyconvexai.store.writer import Insert
+from tests.store.helpers import COLUMNS, ROOT, add, append, child, finish, kill, line_of, row, titles, wait_for
+
+FOREIGN = """
+import duckdb, sys
+connection = duckdb.connect(sys.argv[1])
+print(connection.execute("SELECT count(*) FROM conversations").fetchall()[0][0], flush=True)
+sys.stdin.read()
+"""
+
+
+def foreign(path: str) -> subprocess.Popen[str]:
+    """Another program that opens the file with DuckDB itself, and holds it."""
+    command = [sys.executable, "-c", FOREIGN, path]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A ledger file with 200 rows, closed."""
+    path = tmp_path / "faulty.duckdb"
+    engine = Engine(str(path))
+    assert engine.write([Insert("conversations", COLUMNS, [row(f"row {n} " * 50) for n in range(200)])]).result(60) == [None]
+    engine.close()
+    return path
+
+
+# ---------------------------------------------------------------------------------------------- other programs
+def test_another_program_can_open_the_file_while_all_are_idle_and_is_named_while_it_does(store: KeeperStore, ledger: str):
+    add(store, "one", "two")
+    early = foreign(ledger)
+    assert line_of(early) == "", "the file was not even held while it was in use"
+    early.communicate()
+
+    def opened() -> subprocess.Popen[str] | None:
+        process = foreign(ledger)
+        if line_of(process) == "2":
+            return process
+        process.communicate()
+        return None
+
+    holder = wait_for(opened, "the file to be let go", 10)
+    try:
+        begun = time.monotonic()
+        writes = [append(store, row("held")) for _ in range(20)]
+        with pytest.raises(LedgerLockedError, match=rf"PID {holder.pid}\b"):
+            store.read("SELECT 1")
+        for write in writes:
+            with pytest.raises(LedgerLockedError, match=rf"PID {holder.pid}\b"):
+                write.result(20)
+        assert time.monotonic() - begun < 15
+    finally:
+        holder.communicate()
+    add(store, "three")
+    assert titles(store) == ["one", "two", "three"]
+
+
+def test_many_who_wait_for_a_held_file_wait_together(file: Path):
+    engine = Engine(str(file))
+    holder = foreign(str(file))
+    line_of(holder)
+    begun = time.monotonic()
+    script = "engine, errors, out = sys.argv, [], []"
+    assert script  # the threads below are those of one process
+    import threading
+
+    failures: list[Error] = []
+
+    def read() -> None:
+        try:
+            engine.read("SELECT 1")
+        except LedgerLockedError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(failures) == 20
+    assert time.monotonic() - begun < 15
+    holder.communicate()
+    assert engine.read("SELECT count(*) FROM conversations") == [(200,)]
+    engine.close()
+
+
+def test_hard_links_are_refused(file: Path):
+    os.link(file, file.with_name("second.duckdb"))
+    engine = Engine(str(file))
+    with pytest.raises(StoreError, match="more than one name"):
+        engine.read("SELECT 1")
+    engine.close()
+
+
+def test_a_symbolic_link_is_the_same_ledger(store: KeeperStore, ledger: str, tmp_path: Path):
+    add(store, "one")
+    link = tmp_path / "link.duckdb"
+    link.symlink_to(ledger)
+    second = KeeperStore(str(link))
+    assert second.path == store.path
+    assert titles(second) == ["one"]
+    second.close()
+
+
+# ---------------------------------------------------------------------------------------------- damage
+def check_refused(path: Path, kind: type[Error]) -> None:
+    before = path.read_bytes()
+    engine = Engine(str(path))
+    for _ in range(2):
+        with pytest.raises(kind):
+            engine.read("SELECT 1")
+        (outcome,) = engine.write([Insert("conversations", COLUMNS, [row("never")])]).result(60)
+        assert isinstance(outcome, kind)
+    engine.close()
+    assert path.read_bytes() == before
+
+
+def test_text_is_not_a_ledger(tmp_path: Path):
+    path = tmp_path / "text.duckdb"
+    path.write_text("What a surprise. " * 1000)
+    check_refused(path, LedgerCorruptError)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 4096, 9000])
+def test_a_file_cut_short_is_damaged(file: Path, size: int):
+    os.truncate(file, size)
+    check_refused(file, LedgerCorruptError)
+
+
+@pytest.mark.parametrize("place", [20, 5000, 9000])
+def test_a_damaged_header_is_reported(file: Path, place: int):
+    data = bytearray(file.read_bytes())
+    data[place] ^= 0xFF
+    file.write_bytes(data)
+    if place == 5000:  # one of the two alternating headers
+        data[9000] ^= 0xFF
+        file.write_bytes(data)
+    check_refused(file, LedgerCorruptError)
+
+
+def flip_one_bit(file: Path, seed: int) -> None:
+    """Either the data is right, or there is a clear error; never a wrong row, and never a new empty ledger."""
+    data = bytearray(file.read_bytes())
+    good = bytes(data)
+    place = random.Random(seed).randrange(len(data))
+    data[place] ^= 1 << (seed % 8)
+    file.write_bytes(data)
+    engine = Engine(str(file))
+    try:
+        rows = engine.read("SELECT title FROM conversations ORDER BY id")
+    except LedgerCorruptError:
+        assert file.read_bytes() == data
+    else:
+        assert rows == [(f"row {n} " * 50,) for n in range(200)]
+    engine.close()
+    file.write_bytes(good)
+
+
+def test_flipped_bits_never_give_wrong_rows(file: Path):
+    for seed in range(50):
+        flip_one_bit(file, seed)
+
+
+@pytest.mark.long
+def test_more_flipped_bits_never_give_wrong_rows(file: Path):
+    for seed in range(50, 250):
+        flip_one_bit(file, seed)
+
+
+def torn_log(tmp_path: Path, cuts: int) -> None:
+    """A write-ahead log cut anywhere gives a prefix of the commits."""
+    write = """
+from ipyconvexai.store.engine import Engine
+from ipyconvexai.store.writer import Insert
+engine = Engine(sys.argv[1])
+for number in range(40): assert engine.write([Insert('conversations', COLUMNS, [row(str(number))])]).result() == [None]
+print('written', flush=True)
+sys.stdin.read()
+"""
+    path = tmp_path / "torn.duckdb"
+    process = child(write, path)
+    assert line_of(process) == "written"
+    kill([process])
+    log = Path(f"{path}.wal").read_bytes()
+    for seed in range(cuts):
+        copy = tmp_path / f"copy-{seed}.duckdb"
+        shutil.copy(path, copy)
+        Path(f"{copy}.wal").write_bytes(log[: random.Random(seed).randrange(len(log))])
+        engine = Engine(str(copy))
+        rows = [int(title) for (title,) in engine.read("SELECT title FROM conversations ORDER BY id")]
+        assert rows == list(range(len(rows)))
+        engine.close()
+
+
+def test_a_torn_log_gives_a_prefix(tmp_path: Path):
+    torn_log(tmp_path, 50)
+
+
+@pytest.mark.long
+def test_a_torn_log_gives_a_prefix_many_times(tmp_path: Path):
+    torn_log(tmp_path, 200)
+
+
+# ---------------------------------------------------------------------------------------------- not for us
+def test_a_newer_schema_is_refused(file: Path):
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("INSERT INTO schema_migrations VALUES (999, 'from the future', now()::TIMESTAMP)")
+    check_refused(file, LedgerTooNewError)
+
+
+def test_a_file_of_a_newer_duckdb_is_refused(file: Path):
+    data = bytearray(file.read_bytes())
+    assert data[8:12] == b"DUCK"
+    data[12:20] = struct.pack("<Q", 99_999)
+    data[:8] = checksum(bytes(data[8:4096]))
+    file.write_bytes(data)
+    check_refused(file, LedgerTooNewError)
+
+
+def checksum(block: bytes) -> bytes:
+    """DuckDB's checksum of a block: the XOR of its 64-bit words times a constant (for the sizes met here)."""
+    result = 5381
+    for (word,) in struct.iter_unpack("<Q", block):
+        result ^= (word * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    return struct.pack("<Q", result)
+
+
+def test_somebody_elses_database_is_left_as_it_is(tmp_path: Path):
+    path = tmp_path / "mine.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE requests (mine INTEGER)")
+    engine = Engine(str(path))
+    with pytest.raises(StoreError, match="is not a ledger"):
+        engine.read("SELECT 1")
+    engine.close()
+    with duckdb.connect(str(path)) as connection:
+        assert connection.execute("SHOW TABLES").fetchall() == [("requests",)]
+
+
+AS_NOBODY = """
+import os, sys
+if os.getuid() == 0:
+    os.setuid(65534)
+from ipyconvexai.errors import LedgerReadOnlyError
+from ipyconvexai.store.link import open_store
+try:
+    open_store(sys.argv[1]).read("SELECT 1")
+except LedgerReadOnlyError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_a_ledger_that_cannot_be_written_is_reported(tmp_path: Path, what: str):
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="ro-", dir="/tmp") as name:
+        folder = Path(name)
+        path = folder / "ledger.duckdb"
+        engine = Engine(str(path))
+        engine.read("SELECT 1")
+        engine.close()
+        path.chmod(0o444)
+        folder.chmod(0o555 if what == "folder" else 0o777)
+        # A Python that an unprivileged user can start, whatever the folders of this one allow.
+        code = f"import sys; sys.path[:] = {[str(ROOT), *sys.path]!r}\n" + _preloaded() + AS_NOBODY
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path)], capture_output=True, text=True, cwd="/", timeout=60, check=False
+        )
+        folder.chmod(0o700)
+    assert "cannot be written" in done.stdout, done.stderr
+
+
+def _preloaded() -> str:
+    return "import ipyconvexai.store.link, duckdb, ipyconvexai.store.keeper, ipyconvexai.store.inprocess\n"
+
+
+# ---------------------------------------------------------------------------------------------- a full disk
+FULL = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))  # the keeper inherits it
+store = open_store(sys.argv[1])
+kept, refused = [], set()
+for number in range(60):
+    key = new_id()
+    try:
+        append(store, row('x' * 50_000, key)).result(60)
+        kept.append(key)
+    except Exception as error:
+        refused.add(type(error).__name__)
+print(len(kept), *refused, flush=True)
+sys.stdin.readline()
+room = int(sys.argv[3])
+import psutil
+(keeper,) = keepers_of(sys.argv[1])
+resource.prlimit(keeper, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+for _ in range(5): kept += add(store, 'after')
+there = {key for (key,) in store.read('SELECT id::VARCHAR FROM conversations')}
+assert set(kept) <= there, 'an acknowledged row is missing'
+print('whole', flush=True)
+store.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit of another process is Linux only")
+@pytest.mark.parametrize("limit", [600_000, 1_200_000])
+def test_a_full_disk_loses_nothing_that_was_acknowledged_and_goes_on_when_there_is_room(ledger: str, limit: int):
+    process = child(FULL, ledger, limit, 0)
+    kept, *refused = line_of(process).split()
+    assert refused == [DiskFullError.__name__]
+    assert 0 < int(kept) < 60
+    assert "whole" in finish(process, "\n")

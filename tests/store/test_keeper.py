@@ -1,0 +1,257 @@
+"""One keeper for all processes: started by the first, replaced when it dies, gone after the last."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import threading
+import time
+from multiprocessing import AuthenticationError
+from pathlib import Path
+
+import psutil
+import pytest
+from ipyconvexai.errors import KeeperUnavailableError
+from ipyconvexai.store import wire
+from ipyconvexai.store.folder import Folder
+from ipyconvexai.store.link import KeeperStore
+from tests.store.helpers import add, append, child, finish, keepers_of, kill_keeper, line_of, row, titles, wait_for
+
+
+def test_many_first_users_start_one_keeper(ledger: str):
+    use = "store = open_store(sys.argv[1]); add(store, 'one'); print(store.holder(), flush=True); sys.stdin.read(); store.close()"
+    children = [child(use, ledger) for _ in range(4)]
+    holders = {line_of(process) for process in children}
+    assert len(holders) == 1
+    assert len(keepers_of(ledger)) == 1
+    for process in children:
+        finish(process)
+
+
+def test_nothing_is_started_or_written_before_first_use(ledger: str):
+    KeeperStore(ledger).close()
+    assert not Path(ledger).parent.exists()
+
+
+def test_killed_keeper_is_replaced_and_its_leftovers_removed(store: KeeperStore, ledger: str, temporary: Path):
+    add(store, "before")
+    first = kill_keeper(ledger)
+    add(store, "after")
+    assert titles(store) == ["before", "after"]
+    assert keepers_of(ledger) != [first]
+    assert len(list(temporary.iterdir())) == 1  # the new one's socket; the old one's folder is gone
+
+
+def test_keeper_killed_after_the_last_use_leaves_nothing(store: KeeperStore, ledger: str):
+    add(store, "only")
+    kill_keeper(ledger)
+    store.close()
+    assert not Path(f"{ledger}.keeper").exists()  # the rest is checked by the fixtures
+    Path(f"{ledger}.wal").unlink()
+
+
+def test_keeper_whose_folder_was_removed_makes_room_for_another(store: KeeperStore, ledger: str):
+    add(store, "before")
+    (first,) = keepers_of(ledger)
+    os.rename(f"{ledger}.keeper", f"{ledger}.removed")
+    wait_for(lambda: first not in keepers_of(ledger), "the keeper to notice")
+    add(store, "after")
+    assert titles(store) == ["before", "after"]
+    for file in Path(f"{ledger}.removed").iterdir():
+        file.unlink()
+    Path(f"{ledger}.removed").rmdir()
+
+
+# ---------------------------------------------------------------------------------------------- a stopped keeper
+def test_stopped_keeper_is_reported_within_the_time_limit(open_ledger, ledger: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(wire, "SEND_LIMIT", 1.0)
+    known, fresh = open_ledger(patience=0.5), open_ledger(patience=0.5)
+    add(known, "before")
+    (keeper,) = keepers_of(ledger)
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        with pytest.raises(KeeperUnavailableError, match="said nothing"):
+            known.read("SELECT 1")  # on a line that is open
+        with pytest.raises(KeeperUnavailableError, match="said nothing"):
+            fresh.read("SELECT 1")  # the handshake
+        with pytest.raises(KeeperUnavailableError, match="said nothing"):
+            append(known, row("x" * 5_000_000)).result(20)  # more than the socket takes
+        with pytest.raises(KeeperUnavailableError), known.transaction():
+            pass
+        assert time.monotonic() - begun < 15
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    add(known, "after")
+    assert [title for title in titles(fresh) if title in ("before", "after")] == ["before", "after"]
+    assert keepers_of(ledger) == [keeper]
+
+
+def test_a_long_query_is_not_taken_for_silence(open_ledger):
+    store = open_ledger(patience=1.6)
+    begun = time.monotonic()
+    store.read("SELECT count(*) FROM range(100000) a, range(60000) b WHERE a.range % 7 = b.range % 11")
+    assert time.monotonic() - begun > 1.6, "the query was too short to show anything"
+
+
+# ---------------------------------------------------------------------------------------------- who may come in
+def test_silent_strangers_block_nobody_and_a_wrong_key_is_refused(store: KeeperStore, ledger: str):
+    add(store, "before")
+    address = Folder(ledger).address()
+    assert address is not None
+    strangers = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+    for stranger in strangers:
+        stranger.connect(address)
+    with pytest.raises((AuthenticationError, EOFError)):
+        wire.dial(address, b"x" * 32, 5.0)
+    second = KeeperStore(ledger, patience=5.0)
+    assert titles(second) == ["before"]
+    second.close()
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_code_in_a_message_is_refused_and_nothing_else_is_lost(store: KeeperStore, ledger: str, tmp_path: Path):
+    import pickle
+
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "escaped"),)
+
+    add(store, "before")
+    folder = Folder(ledger)
+    connection = folder.connect(5.0)
+    assert connection is not None
+    connection.send_bytes(pickle.dumps(("read", (Hostile(),))))
+    fine, answer = wire.unpack(connection.recv_bytes())
+    assert not fine
+    assert "mkdir" in answer["message"]
+    connection.send_bytes(wire.pack(("read", ("SELECT 41 + 1", None))))  # the connection goes on
+    assert wire.unpack(connection.recv_bytes()) == (True, [(42,)])
+    connection.close()
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_another_protocol_version_is_named(store: KeeperStore, ledger: str, monkeypatch: pytest.MonkeyPatch):
+    add(store, "before")
+    monkeypatch.setattr("ipyconvexai.store.folder.PROTOCOL", 999)
+    with pytest.raises(KeeperUnavailableError, match="another version of the protocol"):
+        KeeperStore(ledger).read("SELECT 1")
+
+
+def test_files_are_private_under_umask_zero(ledger: str):
+    use = """
+os.umask(0)
+store = open_store(sys.argv[1])
+add(store, 'private')
+print('ready', flush=True)
+sys.stdin.read()
+store.close()
+"""
+    process = child(use, ledger)
+    line_of(process)
+    parent = Path(ledger).parent
+    files = [path for path in parent.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"ledger.duckdb", "ledger.duckdb.wal", "key", "log", "address", "lock"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (parent, parent / "ledger.duckdb.keeper")} == {0o700}
+    finish(process)
+
+
+def test_the_keeper_knows_no_key_of_a_provider(store: KeeperStore, ledger: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-and-never-to-be-seen")
+    add(store, "one")
+    environment = psutil.Process(keepers_of(ledger)[0]).environ()
+    assert "sk-planted" not in str(environment)
+
+
+# ---------------------------------------------------------------------------------------------- clients that go
+def test_ctrl_c_stops_the_query_in_the_keeper_and_leaves_the_store_usable(store: KeeperStore, ledger: str):
+    add(store, "before")
+    keeper = psutil.Process(keepers_of(ledger)[0])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.4)
+        with pytest.raises(KeyboardInterrupt):
+            store.read_arrow("SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE hash(a.range) = hash(b.range+1)")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert titles(store) == ["before"]
+
+    def is_quiet() -> bool:
+        return keeper.cpu_percent(0.3) < 30
+
+    wait_for(is_quiet, "the query to be interrupted", 10)
+
+
+def test_rows_that_wait_at_exit_are_written(store: KeeperStore, ledger: str):
+    leave = """
+store = open_store(sys.argv[1])
+for number in range(2000): store.append('conversations', COLUMNS, [row(str(number))], lambda error: None)
+store.close()
+"""
+    finish(child(leave, ledger))
+    assert len(titles(store)) == 2000
+
+
+def test_fork_shares_nothing(ledger: str):
+    fork = """
+import warnings; warnings.simplefilter('ignore')  # newer Pythons warn of threads
+store = open_store(sys.argv[1])
+session = store.session_id
+add(store, 'parent')
+child = os.fork()
+if not child:
+    assert store.session_id != session
+    for number in range(20): add(store, 'child')
+    store.close()
+    os._exit(0)
+for number in range(20): add(store, 'parent')
+assert os.waitpid(child, 0)[1] == 0
+assert store.session_id == session
+assert len(titles(store)) == 41
+store.close()
+"""
+    finish(child(fork, ledger))
+
+
+# ---------------------------------------------------------------------------------------------- where no process starts
+def test_without_processes_a_thread_holds_the_file_and_others_reach_it(
+    open_ledger, ledger: str, monkeypatch: pytest.MonkeyPatch
+):
+    host, guest = open_ledger(), open_ledger()
+    umask = os.umask(0o022)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.executable", "")
+            with pytest.warns(RuntimeWarning, match="no process can be started"):
+                add(host, "from the host")
+        assert "thread" in host.holder()
+        assert not keepers_of(ledger)
+        add(guest, "from the guest")
+        other = child("store = open_store(sys.argv[1]); add(store, 'from another'); store.close()", ledger)
+        finish(other)
+        assert titles(host) == ["from the host", "from the guest", "from another"]
+        assert stat.S_IMODE(Path(ledger).stat().st_mode) == 0o600
+        host.close()
+        assert threading.active_count() < 50
+        assert len(titles(guest)) == 3  # a keeper of its own takes over
+        assert len(keepers_of(ledger)) == 1
+    finally:
+        os.umask(umask)
+
+
+def test_a_keeper_that_cannot_start_is_reported_at_once(store: KeeperStore, monkeypatch: pytest.MonkeyPatch, ledger: str):
+    monkeypatch.setenv("PYTHONHOME", "/nonexistent")
+    begun = time.monotonic()
+    with pytest.raises(KeeperUnavailableError, match="does not start"):
+        store.read("SELECT 1")
+    assert time.monotonic() - begun < 10
+    monkeypatch.delenv("PYTHONHOME")
+    add(store, "one")

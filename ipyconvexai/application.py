@@ -92,6 +92,8 @@ class App:
 
         `tick` is called ten times a second meanwhile, in the calling thread.
         """
+        if self.loop.is_current():
+            return self.loop.run(coroutine)  # raises, and closes it
         stop = stop or Stop()
         return self.loop.run(_with_stop(coroutine, stop), on_interrupt=stop.interrupt, tick=tick)
 

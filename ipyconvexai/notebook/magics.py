@@ -46,6 +46,7 @@ class AiMagics(Magics):
     """``%ai`` and ``%%ai``."""
 
     # IPython's own expansion would put values into the line in two passes, and $HOME, too.
+    @no_var_expand
     @line_cell_magic
     def ai(self, line: str, cell: str | None = None) -> None:
         from ipyconvexai.notebook import asking, commands

@@ -55,7 +55,7 @@ class _Attempt(NamedTuple):
     response: httpx2.Response | None = None
     fault: CallError | None = None
     error_code: str | None = None
-    headers: Mapping[str, str] = {}  # noqa: RUF012 - never changed
+    headers: Mapping[str, str] = {}
 
 
 class Corridor:

@@ -11,10 +11,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .hardening import harden_markdown, markdown_bundle
-    from .plain import error_text, plain_text
-    from .sanitizing import safe_html
-    from .tables import table_html, table_text
+    from ipyconvexai.render.hardening import harden_markdown, markdown_bundle
+    from ipyconvexai.render.plain import error_text, plain_text
+    from ipyconvexai.render.sanitizing import safe_html
+    from ipyconvexai.render.tables import table_html, table_text
 
 __all__ = [
     "error_text",

@@ -18,8 +18,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 
-from .inline import FORMULA_SIGN, FORMULA_START, entities, harden_inline, is_risky, pre
-from .plain import plain_text
+from ipyconvexai.render.inline import FORMULA_SIGN, FORMULA_START, entities, harden_inline, is_risky, pre
+from ipyconvexai.render.plain import plain_text
 
 _FENCE = re.compile(r"((?:[ \t>]|[-*+](?=[ \t])|\d{1,9}[.)](?=[ \t]))*)(`{3,}|~{3,})(.*)")
 _FENCE_END = re.compile(r"[ \t>]*(`{3,}|~{3,})[ \t]*")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 _TAG_START = r"<(?![\s=\d<-])"  # `a < b`, `x <= y`, `i<3` and `<-` begin no tag anywhere
 _COMMANDS = r"\\(?=(?:href|url|style|require|includegraphics|cssId|class|data|html[A-Z]\w*)\b)"  # TeX with links or CSS
-_URL_START = r"(?:https?://|ftp://|www\.)"
+_URL_START = r"(?i:https?://|ftp://|www\.)"
 _URL = re.compile(_URL_START + r"\S*", re.I)  # to the next space: an escaped `<` does not end an address
 _RISK = re.compile(rf"{_TAG_START}|!\[|\]\(|\]:|`{{3}}|~{{3}}|{_COMMANDS}", re.I)
 _DELIMITED = re.compile(r"[`$]|\\[(\[]|\\begin|<code>", re.I)
@@ -26,7 +26,6 @@ _DELIMITER = re.compile(
     rf"(?P<own><pre>{_OWN_CODE}</pre>|{_OWN_CODE})"
     rf"|(?P<url>{_URL_START}[^\s`]*)"  # no formula begins inside an address
     r"|`+|\\\\[()\[\]]|\\[()\[\]]|\\(?:begin|end)\{[A-Za-z]+\*?\}|\$\$|(?<!\\)\$",
-    re.I,
 )
 _CLOSERS = {r"\(": r"\)", r"\[": r"\]", r"\\(": r"\\)", r"\\[": r"\\]", "$": "$", "$$": "$$"}
 _BLOCK_BREAK = re.compile(r"\n[ \t]*(?:[-*+][ \t]|[>#|]|\d{1,9}[.)][ \t]|[-=*_]{2})")

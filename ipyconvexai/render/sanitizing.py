@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from .plain import plain_text
+from ipyconvexai.render.plain import plain_text
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -48,18 +48,10 @@ def safe_html(text: str) -> str:
         tags=_TAGS,
         attributes=_ATTRIBUTES,
         tag_attribute_values={"th": _ALIGN, "td": _ALIGN},
-        attribute_filter=_only_absolute,
         url_schemes=_SCHEMES,
-        url_relative="deny",
+        url_relative="deny",  # without a scheme a link would lead into the notebook server itself
         link_rel="noopener noreferrer",
     )
-
-
-def _only_absolute(tag: str, attribute: str, value: str) -> str | None:
-    """Without a scheme a link would lead into the notebook server itself."""
-    if attribute == "href" and not value.lower().startswith(("http://", "https://", "mailto:")):
-        return None
-    return value
 
 
 @cache

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 
-from .plain import cut, plain_text
+from ipyconvexai.render.plain import cut, plain_text
 
 _DASH = "\u2013"
 _TEXT_WIDTH = 120  # columns of a whole table as text

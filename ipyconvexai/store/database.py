@@ -7,7 +7,6 @@ can open it; external access off, so that no SQL reaches files or the network; e
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import threading
 import time
@@ -48,19 +47,17 @@ class Database:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._users = 0
         self._last_use = clock()
-        self._failure: tuple[float, Error] | None = None
+        self._last_locked = -OPEN_PATIENCE  # when another program was last found to hold the file
         self._closed = False
         self.generation = 0  # counts openings: what belongs to an older one (an appender, say) is dead
 
     @contextmanager
     def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """The open database; it stays open while it is lent."""
-        arrival = self._clock()
         with self._gate:
             if self._closed:
                 raise StoreError("the ledger is closed", cure="Open it again: ai.connect(path).")
             if self._connection is None:
-                self._share_failure(arrival)
                 # A discarded database lives on in this process while anybody holds a cursor of it.
                 self._gate.wait_for(lambda: not self._users, timeout=OPEN_PATIENCE)
                 self._connection = self._open()
@@ -85,11 +82,6 @@ class Database:
             finally:
                 cursor.close()
 
-    def _share_failure(self, arrival: float) -> None:
-        # Who waited at the gate while another thread tried in vain does not try in vain after it, one by one.
-        if self._failure is not None and arrival < self._failure[0]:
-            raise copy.copy(self._failure[1])
-
     def _open(self) -> duckdb.DuckDBPyConnection:
         try:
             self._refuse_links_and_read_only()
@@ -100,18 +92,21 @@ class Database:
                 connection.close()
                 raise
         except (duckdb.Error, Error) as error:
-            failure = faults.translate_opening(error, self.path)
-            self._failure = self._clock(), failure
-            raise failure from None
+            raise faults.translate_opening(error, self.path) from None
         return connection
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        deadline = self._clock() + OPEN_PATIENCE
+        # Who waited behind a thread that has just tried in vain tries once, or the waits would add up.
+        tried = self._clock() - self._last_locked < OPEN_PATIENCE
+        deadline = self._clock() + (0 if tried else OPEN_PATIENCE)
         while True:
             try:
                 return duckdb.connect(self.path, config=CONFIG)
             except duckdb.IOException as error:
-                if not faults.is_lock_conflict(error) or self._clock() > deadline:
+                if not faults.is_lock_conflict(error):
+                    raise
+                if self._clock() >= deadline:
+                    self._last_locked = self._clock()
                     raise
                 time.sleep(0.02)
 

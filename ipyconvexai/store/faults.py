@@ -13,7 +13,7 @@ __all__ = ["concerns_file", "is_fatal", "is_lock_conflict", "translate", "transl
 _HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
 _NO_ROOM = ("No space left on device", "File too large", "Disk quota exceeded", "Could not write all bytes")
 _DAMAGED = ("not a valid DuckDB database file", "orrupt", "checksum")
-_FOREIGN_VERSION = "Trying to read a database file with version number"
+_FOREIGN_VERSION = re.compile(r"Trying to read a database file with (?:storage )?version number")
 _NOT_WRITABLE = ("Permission denied", "Read-only file system", "Cannot open file", "attached in read-only mode")
 _WRONG_SQL = (
     duckdb.ParserException,
@@ -90,7 +90,7 @@ def translate(error: BaseException, path: str) -> errors.Error:
             f"no room on the disk for the ledger {path}",
             cure="Free some space, then repeat: nothing acknowledged was lost, and nothing is sent unrecorded.",
         )
-    if _FOREIGN_VERSION in text:
+    if _FOREIGN_VERSION.search(text):
         return errors.LedgerTooNewError(
             f"the ledger {path} was written by a newer DuckDB",
             cure="Upgrade with `pip install -U duckdb ipyconvexai`, or use another file.",

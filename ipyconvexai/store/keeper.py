@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from multiprocessing.connection import Connection, Listener
+from multiprocessing.connection import Client, Connection, Listener
 from typing import IO, Any
 
 from ipyconvexai import __version__
@@ -95,6 +95,8 @@ class Keeper:
     def _close(self, judge: threading.Thread) -> None:
         self._ended.set()
         with contextlib.suppress(OSError):  # somebody may have removed its file
+            Client(self._address).close()  # wakes the thread that accepts: a host goes on without us
+        with contextlib.suppress(OSError):
             self._listener.close()
         ours = self._folder.holds(self._lock_file, "lock")
         if ours:
@@ -140,11 +142,11 @@ class Keeper:
             try:
                 connection = self._listener.accept()
             except OSError:
-                if self._ended.is_set():
-                    return
                 time.sleep(TICK)  # out of file handles, say
             else:
                 self._start(self._serve, connection)
+            if self._ended.is_set():
+                return
 
     def _serve(self, connection: Connection[Any, Any]) -> None:
         visit = Visit(self._engine, connection)

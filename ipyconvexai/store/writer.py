@@ -292,8 +292,11 @@ def _mended(insert: Insert) -> Insert | None:
 
     None when it has none. What was paid for must not be lost for one of them.
     """
-    rows = [tuple(_valid_text(value) for value in row) for row in insert.rows]
-    return insert._replace(rows=rows) if rows != [tuple(row) for row in insert.rows] else None
+    try:
+        rows = [tuple(_valid_text(value) for value in row) for row in insert.rows]
+        return insert._replace(rows=rows) if rows != [tuple(row) for row in insert.rows] else None
+    except Exception:  # not even rows
+        return None
 
 
 def _valid_text(value: Any) -> Any:

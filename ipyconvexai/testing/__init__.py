@@ -14,10 +14,10 @@ in `endpoint.calls`. Standard library only; of this package it imports the error
 
 from __future__ import annotations
 
-from .child import ChildEndpoint, spawn
-from .endpoint import Endpoint
-from .received import Headers, Received
-from .script import Answer, Drop, Fault, Reply, Script, Stall, ToolCall, echo
+from ipyconvexai.testing.child import ChildEndpoint, spawn
+from ipyconvexai.testing.endpoint import Endpoint
+from ipyconvexai.testing.received import Headers, Received
+from ipyconvexai.testing.script import Answer, Drop, Fault, Reply, Script, Stall, ToolCall, echo
 
 __all__ = [
     "Answer",

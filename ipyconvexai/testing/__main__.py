@@ -12,8 +12,8 @@ import json
 import os
 import sys
 
-from .child import KEY_VARIABLE
-from .endpoint import Endpoint
+from ipyconvexai.testing.child import KEY_VARIABLE
+from ipyconvexai.testing.endpoint import Endpoint
 
 
 def main() -> None:

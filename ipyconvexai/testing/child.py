@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from ..errors import Error
+from ipyconvexai.errors import Error
 
 KEY_VARIABLE = "IPYCONVEXAI_TESTING_KEY"
 _TIMEOUT = 30.0

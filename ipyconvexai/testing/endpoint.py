@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from ..errors import Error
-from . import shapes
-from .provider import Provider, error
-from .received import Headers, Received
-from .script import Script
-from .server import HOST, ServerThread
-from .wire import Connection, Plan, Request, head
+from ipyconvexai.errors import Error
+from ipyconvexai.testing import shapes
+from ipyconvexai.testing.provider import Provider, error
+from ipyconvexai.testing.received import Headers, Received
+from ipyconvexai.testing.script import Script
+from ipyconvexai.testing.server import HOST, ServerThread
+from ipyconvexai.testing.wire import Connection, Plan, Request, head
 
 _OWN_PAGES = "/__"
 

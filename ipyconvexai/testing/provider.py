@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from . import shapes
-from .received import Received
-from .script import Answer, Drop, Fault, Script
-from .wire import LAST_CHUNK, Ending, Plan, chunk, head
+from ipyconvexai.testing import shapes
+from ipyconvexai.testing.received import Received
+from ipyconvexai.testing.script import Answer, Drop, Fault, Script
+from ipyconvexai.testing.wire import LAST_CHUNK, Ending, Plan, chunk, head
 
 _ENDINGS = {"end": Ending.KEEP, "close": Ending.CLOSE, "reset": Ending.RESET, "stall": Ending.STALL}
 _INPUTS = {"chat": "messages", "responses": "input", "embeddings": "input"}

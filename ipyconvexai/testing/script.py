@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from ..errors import InputError
-from .received import Received
+from ipyconvexai.errors import InputError
+from ipyconvexai.testing.received import Received
 
 _ECHO_LENGTH = 40
 _CUTS = ("end", "close", "reset", "stall")

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from ..errors import ConfigurationError, Error
-from .wire import Connection, Server
+from ipyconvexai.errors import ConfigurationError, Error
+from ipyconvexai.testing.wire import Connection, Server
 
 HOST = "127.0.0.1"
 _BACKLOG = 2048

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from .received import Received
-from .script import Answer, Fault
+from ipyconvexai.testing.received import Received
+from ipyconvexai.testing.script import Answer, Fault
 
 JSON = "application/json"
 EVENTS = "text/event-stream; charset=utf-8"

@@ -12,14 +12,17 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "openai:gpt-4.1-nano"  # a name with a price, since pricing belongs to a call
+LONGEST = 180.0  # seconds a measured process may take; longer is a hang, not a figure
 KEY = "sk-benchmark-0123456789"
 
 
@@ -73,24 +76,36 @@ class Child:
 
     def __init__(self, function: Callable[..., Any], **arguments: Any) -> None:
         command = [sys.executable, "-m", __spec__.name, function.__module__, function.__name__, json.dumps(arguments)]
+        self._output, self._errors = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            command, cwd=ROOT, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._errors,
+        )
+        self._limit = threading.Timer(LONGEST, self._process.kill)
+        self._limit.daemon = True
+        self._limit.start()
         self.cpu = 0.0
 
     def result(self) -> Any:
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        with self._process.stdout, self._process.stderr:
-            # Only the last lines are short of nothing: bars and warnings stay far below a pipe's 64 KiB.
-            output, errors = self._process.stdout.read(), self._process.stderr.read()
+        """What the function gave, once its process has ended; ChildError if that failed."""
         _, status, usage = os.wait4(self._process.pid, 0)
+        self._limit.cancel()
         self._process.returncode = os.waitstatus_to_exitcode(status)
         self.cpu = usage.ru_utime + usage.ru_stime
+        with self._output, self._errors:
+            output, errors = _lines(self._output), _lines(self._errors)
         if self._process.returncode != 0:
-            raise ChildError(([f"exit status {self._process.returncode}", *errors.strip().splitlines()])[-1])
-        return json.loads(output.splitlines()[-1])
+            raise ChildError(([f"exit status {self._process.returncode}", *errors])[-1])
+        return json.loads(output[-1])
+
+
+def _lines(file: IO[str]) -> list[str]:
+    file.seek(0)
+    return file.read().strip().splitlines()
 
 
 def in_child(function: Callable[..., Any], **arguments: Any) -> Any:

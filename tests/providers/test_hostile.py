@@ -112,7 +112,7 @@ def test_an_error_with_status_200(client: ai.OpenAI, endpoint: Endpoint, app: ai
         b'{"error": "x"}',
         b"\xff\xfe",
         b"[" * 50_000,
-        '{"error": {"message": "\\ud800", "type": []}}'.encode(),
+        b'{"error": {"message": "\\ud800", "type": []}}',
     ],
 )
 def test_wrong_errors(client: ai.OpenAI, endpoint: Endpoint, app: ai.App, body: bytes):

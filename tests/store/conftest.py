@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from ipyconvexai.store.link import KeeperStore
 from tests.store.helpers import keepers_of, wait_for
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from ipyconvexai.errors import Error
 from ipyconvexai.ids import new_id
 from ipyconvexai.store.clock import utc_now
@@ -20,6 +21,11 @@ from ipyconvexai.store.link import Store
 
 COLUMNS = ("id", "created_at", "title")
 ROOT = Path(__file__).parents[2]
+HEAD = """
+import os, signal, sys, threading, time
+from ipyconvexai.store.link import *
+from tests.store.helpers import *
+"""
 
 
 def row(title: Any = "a title", key: Any = None) -> tuple[Any, ...]:
@@ -94,9 +100,8 @@ def kill_keeper(path: str) -> int:
 def child(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
     """A Python process that runs `code`, with `arguments` in ``sys.argv[1:]`` and pipes for stdin and stdout."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
-    head = "import os, signal, sys, threading, time\nfrom ipyconvexai.store.link import *\nfrom tests.store.helpers import *\n"
     return subprocess.Popen(
-        [sys.executable, "-c", head + code, *map(str, arguments)],
+        [sys.executable, "-c", HEAD + code, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

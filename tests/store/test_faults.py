@@ -8,17 +8,19 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
 import duckdb
 import pytest
+
 from ipyconvexai.errors import (
     DiskFullError,
     Error,
     LedgerCorruptError,
     LedgerLockedError,
-    LedgerReadOnlyError,
     LedgerTooNewError,
     StoreError,
 )
@@ -46,13 +48,17 @@ def file(tmp_path: Path) -> Path:
     """A ledger file with 200 rows, closed."""
     path = tmp_path / "faulty.duckdb"
     engine = Engine(str(path))
-    assert engine.write([Insert("conversations", COLUMNS, [row(f"row {n} " * 50) for n in range(200)])]).result(60) == [None]
+    assert engine.write([Insert("conversations", COLUMNS, [row(f"row {n} " * 50) for n in range(200)])]).result(60) == [
+        None
+    ]
     engine.close()
     return path
 
 
 # ---------------------------------------------------------------------------------------------- other programs
-def test_another_program_can_open_the_file_while_all_are_idle_and_is_named_while_it_does(store: KeeperStore, ledger: str):
+def test_another_program_can_open_the_file_while_all_are_idle_and_is_named_while_it_does(
+    store: KeeperStore, ledger: str
+):
     add(store, "one", "two")
     early = foreign(ledger)
     assert line_of(early) == "", "the file was not even held while it was in use"
@@ -86,10 +92,6 @@ def test_many_who_wait_for_a_held_file_wait_together(file: Path):
     holder = foreign(str(file))
     line_of(holder)
     begun = time.monotonic()
-    script = "engine, errors, out = sys.argv, [], []"
-    assert script  # the threads below are those of one process
-    import threading
-
     failures: list[Error] = []
 
     def read() -> None:
@@ -263,6 +265,7 @@ def test_somebody_elses_database_is_left_as_it_is(tmp_path: Path):
         assert connection.execute("SHOW TABLES").fetchall() == [("requests",)]
 
 
+PRELOADED = "import duckdb, ipyconvexai.store.keeper, ipyconvexai.store.inprocess, ipyconvexai.store.link"
 AS_NOBODY = """
 import os, sys
 if os.getuid() == 0:
@@ -278,8 +281,6 @@ except LedgerReadOnlyError as error:
 
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_a_ledger_that_cannot_be_written_is_reported(tmp_path: Path, what: str):
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="ro-", dir="/tmp") as name:
         folder = Path(name)
         path = folder / "ledger.duckdb"
@@ -289,16 +290,12 @@ def test_a_ledger_that_cannot_be_written_is_reported(tmp_path: Path, what: str):
         path.chmod(0o444)
         folder.chmod(0o555 if what == "folder" else 0o777)
         # A Python that an unprivileged user can start, whatever the folders of this one allow.
-        code = f"import sys; sys.path[:] = {[str(ROOT), *sys.path]!r}\n" + _preloaded() + AS_NOBODY
+        code = f"import sys; sys.path[:] = {[str(ROOT), *sys.path]!r}\n{PRELOADED}\n{AS_NOBODY}"
         done = subprocess.run(
             [sys.executable, "-c", code, str(path)], capture_output=True, text=True, cwd="/", timeout=60, check=False
         )
         folder.chmod(0o700)
     assert "cannot be written" in done.stdout, done.stderr
-
-
-def _preloaded() -> str:
-    return "import ipyconvexai.store.link, duckdb, ipyconvexai.store.keeper, ipyconvexai.store.inprocess\n"
 
 
 # ---------------------------------------------------------------------------------------------- a full disk

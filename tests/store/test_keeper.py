@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from ipyconvexai.errors import KeeperUnavailableError
 from ipyconvexai.store import wire
 from ipyconvexai.store.folder import Folder
@@ -21,7 +22,13 @@ from tests.store.helpers import add, append, child, finish, keepers_of, kill_kee
 
 
 def test_many_first_users_start_one_keeper(ledger: str):
-    use = "store = open_store(sys.argv[1]); add(store, 'one'); print(store.holder(), flush=True); sys.stdin.read(); store.close()"
+    use = """
+store = open_store(sys.argv[1])
+add(store, 'one')
+print(store.holder(), flush=True)
+sys.stdin.read()
+store.close()
+"""
     children = [child(use, ledger) for _ in range(4)]
     holders = {line_of(process) for process in children}
     assert len(holders) == 1
@@ -179,7 +186,9 @@ def test_ctrl_c_stops_the_query_in_the_keeper_and_leaves_the_store_usable(store:
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.4)
         with pytest.raises(KeyboardInterrupt):
-            store.read_arrow("SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE hash(a.range) = hash(b.range+1)")
+            store.read_arrow(
+                "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE hash(a.range) = hash(b.range+1)"
+            )
     finally:
         signal.signal(signal.SIGALRM, before)
     assert titles(store) == ["before"]
@@ -247,7 +256,9 @@ def test_without_processes_a_thread_holds_the_file_and_others_reach_it(
         os.umask(umask)
 
 
-def test_a_keeper_that_cannot_start_is_reported_at_once(store: KeeperStore, monkeypatch: pytest.MonkeyPatch, ledger: str):
+def test_a_keeper_that_cannot_start_is_reported_at_once(
+    store: KeeperStore, monkeypatch: pytest.MonkeyPatch, ledger: str
+):
     monkeypatch.setenv("PYTHONHOME", "/nonexistent")
     begun = time.monotonic()
     with pytest.raises(KeeperUnavailableError, match="does not start"):

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+from ipyconvexai.errors import Error
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.link import KeeperStore
 from tests.store.helpers import add, append, begin_call, child, finish, kill, kill_keeper, line_of, status, wait_for
@@ -93,7 +94,7 @@ def test_a_late_outcome_replaces_unknown(store: KeeperStore, ledger: str):
     kill([process])
     wait_for(lambda: status(store, request) == "unknown", "the call to be judged")
     add(store, "warm")
-    done = []
+    done: list[Error | None] = []
     outcome = (request, utc_now(), "ok", "late")
     store.append("responses", ("request_id", "received_at", "status", "text"), [outcome], done.append)
     append(store, ("00000000-0000-7000-8000-000000000001", utc_now(), "after")).result(20)

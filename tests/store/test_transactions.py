@@ -1,11 +1,14 @@
 """Transactions of several processes: one at a time, whole or not at all."""
 
+# ruff: noqa: PT012 - a transaction is a block: what it raises comes from any of its lines
+
 from __future__ import annotations
 
 import os
 import signal
 
 import pytest
+
 from ipyconvexai.errors import TransactionError
 from ipyconvexai.store.link import KeeperStore
 from tests.store.helpers import add, child, finish, keepers_of, kill, kill_keeper, line_of, row, titles

@@ -125,10 +125,13 @@ def test_a_hostile_value_leads_nowhere(run: Run, endpoint: Scripted, monkeypatch
     run("import os; doc = 'evil {os.environ} {who.__class__} $PLANTED {who}'; who = 'Ada'")
     run("%%ai\n{doc} {os.environ} $PLANTED")
     assert endpoint.calls[0].prompt == "evil {os.environ} {who.__class__} $PLANTED {who} {os.environ} $PLANTED"
+    run("%ai {doc} for $who")
+    assert endpoint.calls[1].prompt == "evil {os.environ} {who.__class__} $PLANTED {who} for $who"
 
 
 def test_an_empty_cell_is_not_sent(run: Run, endpoint: Scripted):
     assert isinstance(run("%%ai\n  \n\t\n"), errors.EmptyPromptError)
+    assert isinstance(run("%%ai -f json\n  \n"), errors.EmptyPromptError), "what the format adds is no question"
     assert endpoint.count == 0
 
 
@@ -275,7 +278,7 @@ def test_a_cell_is_drawn_no_more_than_twenty_times_a_second(monkeypatch: pytest.
 
     monkeypatch.setattr("ipyconvexai.notebook.screens.display", display)
     screen = CellScreen(lambda text, note: {"text/plain": text + note}, clock=lambda: now)
-    for text, now in [("", 0.0), ("a", 0.01), ("ab", 0.05), ("abc", 0.07), ("abc", 0.2), ("abcd", 0.3)]:  # noqa: B007
+    for text, now in [("", 0.0), (" ", 0.0), ("a", 0.01), ("ab", 0.05), ("abc", 0.07), ("abc", 0.2), ("abcd", 0.3)]:  # noqa: B007
         screen.draw(text)
     screen.finish("abcde", "!")
     assert shown == ["a", "abc", "abcd", "abcde!"]

@@ -100,6 +100,8 @@ def test_any_line_gives_options_or_a_usage_error(line: str):
 class Paper:
     title = "On Hats"
     year = 2024
+    _secret = "shh"
+    __hidden__ = "shh"
 
     def __str__(self) -> str:
         return "a paper"
@@ -158,7 +160,15 @@ def test_names_become_their_text(text: str, expected: str):
             "{paper.none}",
         ),
         *("{os}", "{os.environ}", "{environ}", "{space.module}", "{space.module.environ}", "{function}"),
-        *("{function.__globals__}", "{paper.__class__}", "{paper.cite}", "{paper._x}", "{generator.gi_frame}", "{len}"),
+        *(
+            "{function.__globals__}",
+            "{paper.__class__}",
+            "{paper.cite}",
+            "{paper._secret}",
+            "{paper.__hidden__}",
+            "{generator.gi_frame}",
+            "{len}",
+        ),
         *("{__builtins__}", "{paper.none}"),
     ],
 )

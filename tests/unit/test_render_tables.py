@@ -62,10 +62,10 @@ VALUES = [
     (float("inf"), "inf"),
     (Decimal("12.345"), "12.35"),
     (True, "True"),
-    (None, "–"),  # noqa: RUF001
-    (float("nan"), "–"),  # noqa: RUF001
-    (Decimal("sNaN"), "–"),  # noqa: RUF001
-    (NAType(), "–"),  # noqa: RUF001
+    (None, "–"),
+    (float("nan"), "–"),
+    (Decimal("sNaN"), "–"),
+    (NAType(), "–"),
     (dt.datetime(2026, 1, 2, 3, 4, 5, 678), "2026-01-02 03:04:05"),
     (dt.datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC), "2026-01-02 03:04:05Z"),
     (dt.date(2026, 1, 2), "2026-01-02"),
@@ -87,7 +87,7 @@ def test_pandas_values_are_understood() -> None:
     pd = pytest.importorskip("pandas")
     np = pytest.importorskip("numpy")
     row = [pd.NaT, pd.NA, np.int64(1234), np.float32(0.5), pd.Timestamp("2026-01-02 03:04:05.6"), np.bool_(True)]
-    expected = ["–", "–", "1,234", "0.5", "2026-01-02 03:04:05", "True"]  # noqa: RUF001
+    expected = ["–", "–", "1,234", "0.5", "2026-01-02 03:04:05", "True"]
     assert cells(table_html(list("abcdef"), [row])) == expected
 
 
@@ -111,7 +111,7 @@ def test_more_rows_are_counted(more: int, words: str) -> None:
 
 
 def test_rows_of_other_lengths_and_no_rows() -> None:
-    assert cells(table_html(["a", "b"], [[1], [1, 2, 3], []])) == ["1", "–", "1", "2", "–", "–"]  # noqa: RUF001
+    assert cells(table_html(["a", "b"], [[1], [1, 2, 3], []])) == ["1", "–", "1", "2", "–", "–"]
     assert cells(table_html(["a"], [])) == []
     assert table_text(["a"], []) == "a\n─"
     assert table_text([], []) == "\n"
@@ -125,7 +125,7 @@ def test_text_is_aligned() -> None:
         "────  ─────",
         "漢字      1",
         "é     1,000",
-        "–         –",  # noqa: RUF001
+        "–         –",
         "… 2 more rows",
     ]
 
@@ -134,7 +134,8 @@ def test_text_is_narrowed_to_fit() -> None:
     text = table_text(["a", "b", "n"], [["x" * 200, "y" * 90, 5], ["漢" * 99, "z", 6]])
     lines = text.split("\n")
     assert max(map(len, lines)) <= 120
-    assert "…" in lines[2] and lines[2].endswith("5")
+    assert "…" in lines[2]
+    assert lines[2].endswith("5")
 
 
 def test_text_has_no_controls() -> None:

@@ -1,0 +1,93 @@
+"""The error tree: its picture is true, and an error shows itself in one block."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+
+import httpx2
+import openai
+import pytest
+
+from ipyconvexai import errors
+from ipyconvexai.providers import faults
+
+
+def test_the_picture_shows_the_whole_tree():
+    picture = dict(
+        re.findall(r"^    ([│├└─ ]*)(\w+Error|Error)\b", errors.__doc__ or "", re.MULTILINE)
+        and [
+            (name, len(indent))
+            for indent, name in re.findall(r"^    ([│├└─ ]*)(\w*Error)\b", errors.__doc__ or "", re.MULTILINE)
+        ]
+    )
+    assert set(picture) == set(errors.__all__)
+    stack: list[tuple[int, str]] = []
+    for name, depth in picture.items():
+        stack = [(other, above) for other, above in stack if other < depth]
+        if stack:
+            assert issubclass(getattr(errors, name), getattr(errors, stack[-1][1])), name
+        stack.append((depth, name))
+
+
+def test_every_error_of_the_module_is_listed():
+    defined = [name for name, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, errors.Error)]
+    assert sorted(defined) == sorted(errors.__all__)
+
+
+def test_codes_are_words_of_their_own():
+    codes = [getattr(errors, name).code for name in errors.__all__]
+    shared = {code for code in codes if codes.count(code) > 1}
+    assert shared == set()
+
+
+def test_an_error_is_one_block():
+    error = errors.RateLimitError("too fast", cure="Wait.\nThen go on.", request_id="r-1", retry_after=2)
+    assert str(error) == "too fast\nWait.\nThen go on."
+    assert error._render_traceback_() == [
+        "RateLimitError: too fast",
+        "  Wait.",
+        "  Then go on.",
+        "  recorded as request r-1",
+    ]
+    assert (error.retryable, error.retry_after, error.code) == (True, 2, "rate_limit")
+
+
+def test_a_call_may_know_better():
+    error = errors.ProviderError("x", code="special", retryable=True)
+    assert (error.code, error.retryable) == ("special", True)
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_they_can_be_pickled(name: str):
+    error = pickle.loads(pickle.dumps(getattr(errors, name)("what happened", cure="the cure", request_id="r")))
+    assert (error.message, error.cure, error.request_id) == ("what happened", "the cure", "r")
+
+
+@pytest.mark.parametrize(
+    ("kind", "ours", "theirs"),
+    [
+        (faults.Unreachable, errors.UnreachableError, openai.APIConnectionError),
+        (faults.TimedOut, errors.CallTimeoutError, openai.APITimeoutError),
+        (faults.StreamCut, errors.StreamCutError, openai.APIConnectionError),
+        (faults.Refused, errors.RefusedError, openai.APIConnectionError),
+        (faults.ReplayMiss, errors.ReplayMissError, openai.APIConnectionError),
+        (faults.Unreadable, errors.InvalidAnswerError, openai.APIConnectionError),
+    ],
+)
+def test_faults_are_of_both_trees_and_pickle_without_headers(kind: type, ours: type, theirs: type):
+    request = httpx2.Request("POST", "http://x/v1", headers={"authorization": "Bearer sk-hush"})
+    fault = kind("what happened", request, "r-1", cure="the cure")
+    assert isinstance(fault, ours)
+    assert isinstance(fault, theirs)
+    data = pickle.dumps(fault)
+    assert b"sk-hush" not in data
+    again = pickle.loads(data)
+    assert type(again) is kind
+    assert (str(again), again.request_id, again.code, str(again.request.url)) == (
+        str(fault),
+        "r-1",
+        fault.code,
+        "http://x/v1",
+    )

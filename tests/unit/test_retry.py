@@ -1,0 +1,85 @@
+"""The retry policy, a pure function."""
+
+from __future__ import annotations
+
+import email.utils
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipyconvexai.providers.retry import (
+    FIRST_PAUSE,
+    JITTER,
+    LONGEST_BACKOFF,
+    LONGEST_PAUSE,
+    SPREAD,
+    pause_before_retry,
+    retry_after,
+)
+
+fractions = st.floats(0, 1, exclude_max=True)
+
+
+@given(attempt=st.integers(1, 2000), fraction=fractions)
+def test_backoff_is_bounded_and_never_shrinks(attempt: int, fraction: float):
+    pause = pause_before_retry(attempt, 2000, random=lambda: fraction)
+    assert pause is not None
+    assert FIRST_PAUSE <= pause <= LONGEST_BACKOFF * (1 + JITTER)
+    after = pause_before_retry(attempt + 1, 3000, random=lambda: fraction)
+    assert after is not None
+    assert after >= pause
+
+
+def test_it_doubles():
+    assert [pause_before_retry(n, 9, random=lambda: 0.0) for n in (1, 2, 3, 2000)] == [0.5, 1.0, 2.0, None]
+    assert pause_before_retry(2000, 2000, random=lambda: 0.0) == LONGEST_BACKOFF
+
+
+@given(asked=st.floats(0, LONGEST_PAUSE), fraction=fractions)
+def test_never_before_the_moment_the_provider_named(asked: float, fraction: float):
+    pause = pause_before_retry(1, 1, status=429, headers={"retry-after": repr(asked)}, random=lambda: fraction)
+    assert pause is not None
+    assert asked <= pause <= asked + max(SPREAD, JITTER * asked)
+
+
+@given(value=st.text(max_size=40))
+def test_no_wish_breaks_it(value: str):
+    seconds = retry_after({"retry-after": value})
+    assert seconds is None or (seconds >= 0 and math.isfinite(seconds))
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529, None])
+def test_what_is_repeated(status: int | None):
+    assert pause_before_retry(1, 1, status=status, random=lambda: 0.0) == FIRST_PAUSE
+    assert pause_before_retry(2, 1, status=status, random=lambda: 0.0) is None
+    assert pause_before_retry(1, 0, status=status, random=lambda: 0.0) is None
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422])
+def test_what_is_not(status: int):
+    assert pause_before_retry(1, 9, status=status, random=lambda: 0.0) is None
+
+
+@pytest.mark.parametrize("code", ["insufficient_quota", "billing_hard_limit_reached"])
+def test_an_empty_purse_is_not_a_rate(code: str):
+    assert pause_before_retry(1, 9, status=429, code=code, random=lambda: 0.0) is None
+
+
+def test_the_providers_own_word_counts():
+    yes, no = {"x-should-retry": "true"}, {"x-should-retry": "false"}
+    assert pause_before_retry(1, 1, status=400, headers=yes, random=lambda: 0.0) is not None
+    assert pause_before_retry(1, 1, status=503, headers=no, random=lambda: 0.0) is None
+
+
+def test_who_asks_for_too_much_gets_no_further_attempt():
+    too_long = {"retry-after": str(LONGEST_PAUSE + 1)}
+    assert pause_before_retry(1, 9, status=429, headers=too_long, random=lambda: 0.0) is None
+
+
+def test_a_date_counts_from_now():
+    date = email.utils.formatdate(1_000_060, usegmt=True)
+    assert retry_after({"retry-after": date}, now=lambda: 1_000_000.0) == 60
+    assert retry_after({"retry-after": date}, now=lambda: 2_000_000.0) == 0
+    assert retry_after({}) is None

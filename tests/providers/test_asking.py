@@ -64,7 +64,7 @@ def test_errors_name_the_cure(app: ai.App, endpoint: Endpoint, reply: Any, kind:
 
 def test_safe_generate_gives_the_same_as_a_value(app: ai.App, endpoint: Endpoint):
     endpoint.reply([Fault(429, retry_after=7), Fault(401), "good"])
-    limited = ai.safe_generate("Hello", model=MODEL)
+    limited: Any = ai.safe_generate("Hello", model=MODEL)
     assert (limited.success, limited.code, limited.retryable, limited.retry_after) == (
         False,
         "rate_limit_exceeded",
@@ -73,9 +73,9 @@ def test_safe_generate_gives_the_same_as_a_value(app: ai.App, endpoint: Endpoint
     )
     assert limited.request_id == str(rows(app)[0]["id"])
     assert "429" in limited.error
-    refused = asyncio.run(ai.asafe_generate("Hello", model=MODEL))
+    refused: Any = asyncio.run(ai.asafe_generate("Hello", model=MODEL))
     assert (refused.code, refused.retryable) == ("invalid_api_key", False)
-    good = ai.safe_generate("Hello", model=MODEL)
+    good: Any = ai.safe_generate("Hello", model=MODEL)
     assert (good.success, good.text, good.request_id) == (True, "good", str(rows(app)[2]["id"]))
 
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_sent_is_not(app: ai.App, endpoint: Endpoint, prompt: Any
 
 def test_an_unreachable_address_is_named(app: ai.App, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    with pytest.raises(errors.UnreachableError, match="127.0.0.1:9"):
+    with pytest.raises(errors.UnreachableError, match=r"127\.0\.0\.1:9"):
         ai.generate("Hello", model=MODEL)
 
 

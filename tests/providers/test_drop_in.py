@@ -22,7 +22,7 @@ class CalendarEvent(BaseModel):
     participants: list[str]
 
 
-EVENT = {"name": "Science Fair", "participants": ["Alice", "Bob"]}
+EVENT: dict[str, Any] = {"name": "Science Fair", "participants": ["Alice", "Bob"]}
 
 
 # ------------------------------------------------------------------------------------------ the README of the SDK
@@ -33,6 +33,7 @@ def test_the_responses_example(client: ai.OpenAI, app: ai.App):
         input="How do I check if a Python object is an instance of a class?",
     )
     assert response.output_text.startswith("echo: How do I check")
+    assert response.usage is not None
     (row,) = rows(app)
     assert (row["endpoint"], row["status"], row["model"]) == ("responses", "ok", "gpt-5.2")
     assert row["text"] == response.output_text
@@ -48,7 +49,7 @@ def test_the_chat_completions_example(client: ai.OpenAI, app: ai.App):
             {"role": "user", "content": "How do I check if a Python object is an instance of a class?"},
         ],
     )
-    assert completion.choices[0].message.content.startswith("echo: How do I")
+    assert (completion.choices[0].message.content or "").startswith("echo: How do I")
     assert completion._request_id == "req_1"
     (row,) = rows(app)
     assert (row["endpoint"], row["provider_request_id"], row["finish_reason"]) == ("chat/completions", "req_1", "stop")
@@ -107,13 +108,14 @@ def test_tools(client: ai.OpenAI, endpoint: Endpoint, app: ai.App):
     completion = client.chat.completions.parse(
         model="m", messages=HELLO, tools=[openai.pydantic_function_tool(CalendarEvent)]
     )
-    (call,) = completion.choices[0].message.tool_calls
+    (call,) = completion.choices[0].message.tool_calls or []
     assert call.function.parsed_arguments == CalendarEvent(**EVENT)
     with client.chat.completions.stream(
         model="m", messages=HELLO, tools=[openai.pydantic_function_tool(CalendarEvent)]
     ) as stream:
         streamed = stream.get_final_completion()
-    assert streamed.choices[0].message.tool_calls[0].function.parsed_arguments == CalendarEvent(**EVENT)
+    (again,) = streamed.choices[0].message.tool_calls or []
+    assert again.function.parsed_arguments == CalendarEvent(**EVENT)
     assert [(row["finish_reason"], row["text"]) for row in rows(app)] == [("tool_calls", None)] * 2
     assert all("Science" in row["response"] for row in rows(app))
 

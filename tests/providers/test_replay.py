@@ -124,7 +124,7 @@ def test_only_answers_from_the_ledger_or_fails(app: ai.App, endpoint: Endpoint, 
     again = ai.generate("Hello\nthere", model="vllm:m", replay="only")
     assert (again.text, again.replayed, again.cost) == (asked.text, True, 0.0)
     assert again.request_id == asked.request_id
-    with pytest.raises(ReplayMissError, match="not recorded.*'Something else'"):
+    with pytest.raises(ReplayMissError, match=r"not recorded.*'Something else'"):
         ai.generate("Something else\nentirely", model="vllm:m", replay="only")
     assert endpoint.count == len(rows(app)) == 1
 

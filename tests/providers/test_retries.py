@@ -39,11 +39,10 @@ def test_jitter_keeps_failures_from_waking_together(lab: Lab, endpoint: Endpoint
 @pytest.mark.parametrize("retries", [0, 1, 5])
 def test_the_number_is_ours_and_the_sdk_never_repeats(lab: Lab, endpoint: Endpoint, retries: int, asynchronous: bool):
     endpoint.reply(Fault(503, headers={"x-should-retry": "true"}))
+    client: Any = lab.aclient() if asynchronous else lab.client(max_retries=2)
+    client = client.with_options(max_retries=retries)
     with pytest.raises(openai.InternalServerError):
-        if asynchronous:
-            asyncio.run(ask(lab.aclient().with_options(max_retries=retries)))
-        else:
-            ask(lab.client(max_retries=2).with_options(max_retries=retries))
+        asyncio.run(ask(client)) if asynchronous else ask(client)
     assert endpoint.count == len(rows(lab)) == len(lab.pauses) + 1 == retries + 1
 
 

@@ -147,7 +147,8 @@ def test_a_call_cancelled_while_its_intent_is_written_has_an_outcome(
 
     asyncio.run(main())
     durable = ThreadReceipt()
-    append("requests", *held[0], durable)
+    columns, given = held[0]
+    append("requests", columns, given, durable)
     durable.result()
     assert statuses(lab) == ["canceled"]
     assert rows(lab)[0]["duration_ms"] is None, "it was never sent"

@@ -13,8 +13,9 @@ import sys
 import textwrap
 import traceback
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,26 +100,27 @@ def clients(url: str) -> Iterable[Any]:
     yield ai.OpenAI(base_url=url, api_key=KEYS["argument"], max_retries=0, timeout=0.2)
 
 
+MESSAGES: Any = [{"role": "user", "content": "Hello"}]
+
+
 def play(url: str) -> list[BaseException]:
     """Every way of asking; what was raised."""
-    raised: list[BaseException] = []
+    ways: list[Callable[[], Any]] = [
+        lambda: ai.generate("Hello", model="openai:m"),
+        lambda: list(ai.stream("Hello", model="openai:m")),
+    ]
     for client in clients(url):
-        messages: Any = [{"role": "user", "content": "Hello"}]
-        for ask in (
-            lambda c=client: c.chat.completions.create(model="m", messages=messages),
-            lambda c=client: list(c.chat.completions.create(model="m", messages=messages, stream=True)),
-            lambda c=client: c.models.list(),
-        ):
-            try:
-                ask()
-            except Exception as error:
-                raised.append(error)
-    for ask in (lambda: ai.generate("Hello", model="openai:m"), lambda: list(ai.stream("Hello", model="openai:m"))):
-        try:
-            ask()
-        except Exception as error:
-            raised.append(error)
-    return raised
+        create = partial(client.chat.completions.create, model="m", messages=MESSAGES)
+        ways += [create, lambda create=create: list(create(stream=True)), client.models.list]
+    return [error for way in ways if (error := raised_by(way)) is not None]
+
+
+def raised_by(way: Callable[[], Any]) -> BaseException | None:
+    try:
+        way()
+    except Exception as error:
+        return error
+    return None
 
 
 @dataclass

@@ -55,12 +55,11 @@ def test_a_cut_chat_stream(client: ai.OpenAI, endpoint: Endpoint, app: ai.App, c
 @pytest.mark.parametrize("cut", ["end", "close"])
 def test_a_cut_responses_stream(client: ai.OpenAI, endpoint: Endpoint, app: ai.App, cut: Any):
     endpoint.reply(Answer(TEXT, cut_after=2, cut=cut))
-    deltas = []
+    events: list[Any] = []
+    stream = client.responses.create(model="m", input="Hi", stream=True)
     with pytest.raises(StreamCutError):
-        for event in client.responses.create(model="m", input="Hi", stream=True):
-            if event.type == "response.output_text.delta":
-                deltas.append(event.delta)
-    assert "".join(deltas) == "one two"
+        events.extend(stream)
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == "one two"
     assert (rows(app)[0]["status"], rows(app)[0]["text"]) == ("cut", "one two")
 
 
@@ -72,10 +71,9 @@ def test_a_cut_stream_for_async_readers_and_helpers(app: ai.App, endpoint: Endpo
         with pytest.raises(StreamCutError):
             async for _ in await ask(client):
                 pass
-        with pytest.raises(StreamCutError):
-            async with client.chat.completions.stream(model="m", messages=HELLO) as events:
-                async for _ in events:
-                    pass
+        async with client.chat.completions.stream(model="m", messages=HELLO) as events:
+            with pytest.raises(StreamCutError):
+                await events.until_done()
 
     asyncio.run(main())
     assert statuses(app) == ["cut", "cut"]
@@ -237,7 +235,7 @@ def test_ai_stream(vllm: str, endpoint: Endpoint, app: ai.App):
 
 def test_ai_stream_cut(vllm: str, endpoint: Endpoint, app: ai.App):
     endpoint.reply(Answer(TEXT, cut_after=2))
-    stream, got = ai.stream("Hello", model=vllm), []
+    stream, got = ai.stream("Hello", model=vllm), list[str]()
     with pytest.raises(StreamCutError):
         got.extend(stream)
     assert stream.text == "one two"

@@ -33,10 +33,10 @@ FLOORS = {
     "api": 5,
     "batch": 5,
     "notebook": 6,
-    "cli": 6,
     "demo": 6,
-    "__main__": 7,
-    "__init__": 7,
+    "cli": 7,
+    "__main__": 8,
+    "__init__": 8,
 }
 
 # The only rooms that may import a foreign package.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+from typing import Any
 
 import httpx2
 import openai
@@ -78,7 +79,7 @@ def test_they_can_be_pickled(name: str):
 )
 def test_faults_are_of_both_trees_and_pickle_without_headers(kind: type, ours: type, theirs: type):
     request = httpx2.Request("POST", "http://x/v1", headers={"authorization": "Bearer sk-hush"})
-    fault = kind("what happened", request, "r-1", cure="the cure")
+    fault: Any = kind("what happened", request, "r-1", cure="the cure")
     assert isinstance(fault, ours)
     assert isinstance(fault, theirs)
     data = pickle.dumps(fault)

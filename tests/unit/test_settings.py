@@ -51,7 +51,7 @@ def test_empty_variables_do_not_count():
 
 @pytest.mark.parametrize(("name", "value"), [("IPYCONVEXAI_REPLAY", "sometimes"), ("IPYCONVEXAI_RECORD", "nothing")])
 def test_wrong_words_name_the_right_ones(name: str, value: str):
-    with pytest.raises(InputError, match="only|metadata"):
+    with pytest.raises(InputError, match=r"only|metadata"):
         Settings.from_environment({name: value})
 
 

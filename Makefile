@@ -60,7 +60,7 @@ format-check: $(VENV)/.installed-dev ## whether it is in ruff's format
 types: $(VENV)/.installed-dev ## mypy, strict
 	@$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev ## the benchmarks, as a table with ratios
+bench: $(VENV)/.installed-dev ## the benchmarks, as a table with ratios; ARGS=summarize runs one
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
 clean: ## remove the environment and what was generated

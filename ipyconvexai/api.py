@@ -77,12 +77,19 @@ async def asafe_generate(prompt: Prompt, **options: Any) -> Success | Failure:
         return failure(error)
 
 
-def doctor() -> str:
+class Report(str):
+    """Text of several lines that a cell shows as it is."""
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+
+def doctor() -> Report:
     """What would be used and why: model, provider, keys (set or not, never their values), ledger, local model."""
     from ipyconvexai.providers.catalog import doctor_report
 
     current = app()
-    return f"{doctor_report(current.settings)}\n{_ledger_state(current)}"
+    return Report(f"{doctor_report(current.settings)}\n{_ledger_state(current)}")
 
 
 def _ledger_state(current: App) -> str:

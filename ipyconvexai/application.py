@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ipyconvexai import place
 from ipyconvexai.errors import CallError
 from ipyconvexai.generation import Generator, Prompt, Question
 from ipyconvexai.loops import BackgroundLoop
@@ -43,10 +43,8 @@ class PlacedCorridor(Corridor):
     """Writes down the notebook and the cell of a call whose caller does not name them."""
 
     def call(self, request: httpx2.Request, endpoint: Endpoint, caller: Caller, *how: Any, **more: Any) -> Call:
-        # Looked up and not imported: imports point down, and the extension must not import this module to load.
-        where = sys.modules.get("ipyconvexai.notebook.where")
-        if where is not None and caller.notebook is None and caller.cell_id is None:
-            caller = replace(caller, **where.here())
+        if caller.notebook is None and caller.cell_id is None:
+            caller = replace(caller, **place.here())
         return super().call(request, endpoint, caller, *how, **more)
 
 
@@ -63,6 +61,7 @@ class App:
         corridor = PlacedCorridor(self.records, settings, self._network.send)
         self.wiring = clients.Wiring(corridor, self.loop)
         self.generator = Generator(self.wiring, self.records, settings)
+        self._text_streams: weakref.WeakSet[TextStream] = weakref.WeakSet()
         self._closed = False
         self._before: App | None = None
         _open_apps.add(self)
@@ -90,7 +89,7 @@ class App:
     ) -> T:
         """The result of a coroutine of ours, waited for in the calling thread; Ctrl-C cancels it.
 
-        `tick` is called ten times a second meanwhile, in the calling thread.
+        `tick` is called twenty times a second meanwhile, in the calling thread.
         """
         if self.loop.is_current():
             return self.loop.run(coroutine)  # raises, and closes it
@@ -121,6 +120,8 @@ class App:
         self.store.close()
 
     async def _hang_up(self) -> None:
+        for stream in list(self._text_streams):
+            await stream._close()
         await self.wiring.corridor.aclose()
         await self._network.aclose()
 
@@ -146,6 +147,7 @@ class TextStream:
         self._pieces: AsyncIterator[str | Reply] = owner.generator.stream(asked)
         self._reply: Reply | None = None
         self._text: list[str] = []
+        owner._text_streams.add(self)
 
     @property
     def reply(self) -> Reply:
@@ -164,7 +166,7 @@ class TextStream:
     def read(self, tick: Callable[[], None] | None = None) -> Reply:
         """The whole answer, waited for in one go; Ctrl-C stops the provider.
 
-        `tick` is called ten times a second meanwhile, in the calling thread: ``.text`` is what has come by then.
+        `tick` is called twenty times a second meanwhile, in the calling thread: ``.text`` is what has come by then.
         """
         self._app.run(self._drain(), self._stop, tick)
         return self.reply

@@ -120,12 +120,17 @@ class Error(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n{self.cure}" if self.cure else self.message
 
+    @property
+    def _shown_name(self) -> str:
+        """The name in the tree: some errors are of a further class, which is also one of the SDK's."""
+        return next(kind.__name__ for kind in type(self).__mro__ if kind.__module__ == __name__)
+
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a stack: one block with the line of the user's own code.
 
         IPython's protocol: a list of lines, drawn as plain text by every front end.
         """
-        lines = [f"{type(self).__name__}: {self.message}"]
+        lines = [f"{self._shown_name}: {self.message}"]
         if self.cure:
             lines += [f"  {line}" for line in self.cure.splitlines()]
         if self.request_id:
@@ -135,11 +140,14 @@ class Error(Exception):
         return lines
 
 
+_MAGIC = "get_ipython().run_"  # what IPython makes of a magic: no line of the user's
+
+
 def _users_line(tb: TracebackType | None) -> str:
     """``file:line  source`` of the innermost frame outside this package, or an empty string."""
     for frame in reversed(traceback.extract_tb(tb)):
         foreign = frame.filename.startswith(_HERE) or f"{os.sep}site-packages{os.sep}" in frame.filename
-        if not foreign and f"{os.sep}lib{os.sep}python" not in frame.filename:
+        if not foreign and f"{os.sep}lib{os.sep}python" not in frame.filename and _MAGIC not in (frame.line or ""):
             return f"{os.path.basename(frame.filename)}:{frame.lineno}  {frame.line or ''}".rstrip()
     return ""
 

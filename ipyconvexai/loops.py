@@ -22,7 +22,7 @@ from ipyconvexai.errors import ConfigurationError, DeadlockError
 __all__ = ["BackgroundLoop"]
 
 T = TypeVar("T")
-TICK = 0.1  # seconds
+TICK = 0.05  # seconds
 THREADS = 32  # for what blocks: questions to the ledger, a local model's start
 
 
@@ -85,7 +85,7 @@ class BackgroundLoop:
         """The coroutine's result, waited for in a thread of the user's.
 
         `on_interrupt` is called before the coroutine is cancelled when the wait is interrupted (Ctrl-C). `tick` is
-        called in the waiting thread ten times a second: what it prints lands in the cell that waits.
+        called in the waiting thread twenty times a second: what it prints lands in the cell that waits.
 
         Raises:
             DeadlockError: called on the loop itself.
@@ -177,7 +177,7 @@ async def _wind_up(last: Callable[[], Coroutine[Any, Any, None]] | None) -> None
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await loop.shutdown_asyncgens()
     if last is not None:
         await last()
+    await loop.shutdown_asyncgens()
     await loop.shutdown_default_executor()

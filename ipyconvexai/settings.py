@@ -24,7 +24,7 @@ from ipyconvexai.values import Replay
 __all__ = ["Secret", "Settings", "known_secrets", "redact", "redact_bytes", "remember_secret"]
 
 DEFAULT_TIMEOUT = 600.0  # seconds; the SDK's own default
-DEFAULT_RETRIES = 4  # attempts after the first, for calls of our own; clients of the SDK keep its default of 2
+DEFAULT_RETRIES = 2  # attempts after the first, as in the SDK: somebody waits. A batch is more patient
 
 
 @dataclass(frozen=True, slots=True)

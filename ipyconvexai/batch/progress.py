@@ -85,5 +85,6 @@ def _make_bar(**arguments: Any) -> tuple[Any, Any]:
         return tqdm(**arguments), None
     from IPython.display import display  # tqdm's widget is shown by it, too
 
-    bar = tqdm(display=False, **arguments)
-    return bar, display(bar.container, display_id=True)
+    bar: Any = tqdm(display=False, **arguments)
+    show: Any = display  # IPython has no types for it
+    return bar, show(bar.container, display_id=True)

@@ -70,8 +70,8 @@ class Runner:
             return Done(error=error, request_id=error.request_id)
         text, request_id = answer.reading.text, answer.request_id
         if text is None:
-            error = CallError("the model answered without text", request_id=request_id)
-            return Done(error=error, request_id=request_id)
+            silent = CallError("the model answered without text", request_id=request_id)
+            return Done(error=silent, request_id=request_id)
         return Done(text, request_id, answer.reading.usage.total_tokens, answer.cost or 0.0)
 
 

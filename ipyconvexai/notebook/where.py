@@ -1,4 +1,4 @@
-"""From which notebook and cell a call comes, as far as the front end says so. Standard library only.
+"""From which notebook and cell a call comes, as far as the front end says so. Tells ``place``.
 
 ``here`` is asked for every call, also in the background loop: ipykernel keeps a cell's request in a context variable,
 which travels with the work that the cell began.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ipyconvexai import place
+
 __all__ = ["here", "watch"]
 
 _shell: Any = None
@@ -18,6 +20,7 @@ def watch(shell: Any) -> None:
     """The shell to ask from now on; None: nobody."""
     global _shell
     _shell = shell
+    place.finder(here if shell is not None else None)
 
 
 def here() -> dict[str, str | None]:

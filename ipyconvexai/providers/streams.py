@@ -122,13 +122,17 @@ class RecordedStream(httpx2.AsyncByteStream):
         self._closed = True
         self._stop()  # only if its reader left before the end
         if self._reader.done and not self._ended:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(DRAIN):
-                    while await anext(self._incoming, None) is not None:
-                        pass
+            await self._drain()
         self._ended = True
         with contextlib.suppress(Exception):  # it is over; what the connection has to say is of no interest
             await self._inner.aclose()
+        await self._drain()  # what reads the closed connection ends by itself, from the inside out
+
+    async def _drain(self) -> None:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(DRAIN):
+                while await anext(self._incoming, None) is not None:
+                    pass
 
     # ------------------------------------------------------------------------------------------ settled once
     async def _settle(self, status: Status, fault: CallError | None = None) -> None:

@@ -189,10 +189,7 @@ class Line:
         """
         data = pack((method, args))  # first: what cannot travel leaves the line at rest
         self.at_rest = False
-        try:
-            self._connection.send_bytes(data)
-        except BlockingIOError:
-            raise silence(SEND_LIMIT) from None
+        self._connection.send_bytes(data)
         while True:
             if not self._connection.poll(patience):
                 raise silence(patience)

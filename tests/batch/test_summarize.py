@@ -31,7 +31,7 @@ def test_equal_texts_are_sent_once_and_rows_keep_their_order(app: ai.App, endpoi
     assert result["summary_error"].isna().all()
     for text, call in zip(["alpha text", "beta text", "gamma text"], sorted(endpoint.calls, key=content), strict=True):
         assert text in content(call)
-        assert call.body["messages"][0] == {"role": "system", "content": endpoint.calls[0].body["messages"][0]["content"]}
+        assert call.body["messages"][0] == endpoint.calls[0].body["messages"][0], "the common part comes first"
     assert list(frame.columns) == ["text", "n"], "the frame that was given is not changed"
 
 
@@ -45,7 +45,8 @@ def test_what_is_answered_is_not_sent_again(app: ai.App, endpoint: Endpoint):
 
 
 @pytest.mark.parametrize(
-    "change", [{"temperature": 0.5}, {"prompt": "In a word:\n{document}"}, {"model": "openai:gpt-4o"}, {"system": "Hi."}]
+    "change",
+    [{"temperature": 0.5}, {"prompt": "In a word:\n{document}"}, {"model": "openai:gpt-4o"}, {"system": "Hi."}],
 )
 def test_a_changed_question_is_sent_anew(app: ai.App, endpoint: Endpoint, change: dict[str, Any]):
     frame = pd.DataFrame({"text": TEXTS})
@@ -61,7 +62,7 @@ def test_fresh_sends_again(app: ai.App, endpoint: Endpoint):
     assert endpoint.count == 6
 
 
-FRAMES = {
+FRAMES: dict[str, tuple[Any, type]] = {
     "pandas": (pd.DataFrame({"text": TEXTS}), pd.DataFrame),
     "polars": (pl.DataFrame({"text": TEXTS}), pl.DataFrame),
     "polars lazy": (pl.LazyFrame({"text": TEXTS}), pl.LazyFrame),
@@ -73,7 +74,7 @@ FRAMES = {
 def test_the_same_kind_of_frame_comes_back(app: ai.App, frame: Any, kind: type):
     result = ai.summarize(frame, "text", into="short", progress=False)
     assert isinstance(result, kind)
-    rows = result.collect() if isinstance(result, pl.LazyFrame) else result
+    rows: Any = result.collect() if isinstance(result, pl.LazyFrame) else result
     shorts = rows["short"].to_pylist() if isinstance(rows, pa.Table) else list(rows["short"])
     assert len(shorts) == 4
     assert shorts[0] == shorts[2] != shorts[1]

@@ -267,10 +267,12 @@ def test_nothing_is_unclosed_at_exit(endpoint: Endpoint, tmp_path: Path):
         async def main():
             client = ai.AsyncOpenAI(base_url=sys.argv[1], api_key="k-0123456789")
             await client.chat.completions.create(model="m", messages=hello)
-            stream = await client.chat.completions.create(model="m", messages=hello, stream=True)
-            await anext(stream)
+            async for chunk in await client.chat.completions.create(model="m", messages=hello, stream=True):
+                pass
         asyncio.run(main())
         list(ai.stream("Hello", model="openai:m"))
+        open_stream = iter(ai.stream("Hello", model="openai:m"))
+        next(open_stream)
         """)
     )
     environment = {

@@ -111,8 +111,12 @@ def play(url: str) -> list[BaseException]:
     ]
     for client in clients(url):
         create = partial(client.chat.completions.create, model="m", messages=MESSAGES)
-        ways += [create, lambda create=create: list(create(stream=True)), client.models.list]
+        ways += [create, partial(streamed, create), client.models.list]
     return [error for way in ways if (error := raised_by(way)) is not None]
+
+
+def streamed(create: Callable[..., Any]) -> list[Any]:
+    return list(create(stream=True))
 
 
 def raised_by(way: Callable[[], Any]) -> BaseException | None:

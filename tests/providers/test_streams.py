@@ -10,9 +10,11 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -158,6 +160,28 @@ def test_the_connection_of_a_stream_is_used_again(client: ai.OpenAI, endpoint: E
     asyncio.run(main())
     assert endpoint.connections == 1
     assert statuses(app) == ["ok"] * 6
+
+
+def test_what_comes_behind_the_terminal_event_is_read_for_the_connections_sake(app: ai.App):
+    seen: list[str] = []
+
+    class Pieces(httpx2.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"data: [DONE]\n\n"
+            seen.append("read to the end")
+            yield b": bye\n\n"
+
+        def close(self) -> None:
+            seen.append("closed")
+
+    class Transport(httpx2.BaseTransport):
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=Pieces())
+
+    client = ai.OpenAI(base_url="http://x/v1", api_key=KEY, http_client=httpx2.Client(transport=Transport()))
+    assert list(ask(client)) == []
+    assert seen[:2] == ["read to the end", "closed"]
+    assert statuses(app) == ["ok"]
 
 
 # ------------------------------------------------------------------------------------------ strange pieces

@@ -93,8 +93,31 @@ def kill_keeper(path: str) -> int:
     """Kill the ledger's keeper with SIGKILL and wait until it has gone; gives its process id."""
     (pid,) = keepers_of(path)
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: pid not in keepers_of(path), "the keeper to die")
+    wait_for(lambda: _is_gone(pid), "the keeper to die")
     return pid
+
+
+def stop_keeper(path: str) -> int:
+    """Stop the ledger's keeper with SIGSTOP, and wait until each of its threads stands still; gives its process id."""
+    (pid,) = keepers_of(path)
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    if tasks.exists():
+        wait_for(lambda: all(_is_stopped(task) for task in tasks.iterdir()), "all threads to stop")
+    return pid
+
+
+def _is_stopped(task: Path) -> bool:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def _is_gone(pid: int) -> bool:
+    """Also its last thread: as long as one of them ends, its locks are held."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+    except psutil.NoSuchProcess:
+        return True
 
 
 def child(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import Pipe as connections
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import pytest
 
 from ipyconvexai.errors import Error, QueryError, StoreError, TransactionError
 from ipyconvexai.ids import new_id
+from ipyconvexai.store import turn
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.inprocess import ThreadStore
 from ipyconvexai.store.turn import TURN_LIMIT
+from ipyconvexai.store.visit import Visit
 from ipyconvexai.store.writer import Insert
 from tests.store.helpers import COLUMNS, add, append, begin_call, row, titles
 
@@ -183,6 +186,19 @@ def test_a_statement_is_interrupted_at_the_limit(memory: ThreadStore):
             execute("SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE hash(a.range) = hash(b.range + 1)")
     assert time.monotonic() - begun < 10
     add(memory, "after")
+
+
+def test_a_client_that_goes_gives_its_transaction_up_at_once(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(turn, "TURN_LIMIT", 60.0)
+    near, far = connections()
+    visit = Visit(engine, near)
+    visit.do_begin()
+    visit.do_execute("INSERT INTO conversations (id, created_at, title) VALUES (?, ?, ?)", row("lost"))
+    visit.end()
+    assert write(engine, row("next")) == [None]
+    assert engine.read("SELECT title FROM conversations") == [("next",)]
+    near.close()
+    far.close()
 
 
 # ---------------------------------------------------------------------------------------------- changes

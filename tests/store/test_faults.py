@@ -112,6 +112,17 @@ def test_many_who_wait_for_a_held_file_wait_together(file: Path):
     engine.close()
 
 
+def test_a_file_that_is_held_for_a_moment_is_waited_for(file: Path):
+    holder = foreign(str(file))
+    assert line_of(holder) == "200"
+    release = threading.Timer(0.5, holder.communicate)
+    release.start()
+    engine = Engine(str(file))
+    assert engine.read("SELECT count(*) FROM conversations") == [(200,)]
+    release.join()
+    engine.close()
+
+
 def test_hard_links_are_refused(file: Path):
     os.link(file, file.with_name("second.duckdb"))
     engine = Engine(str(file))

@@ -19,6 +19,7 @@ FLOORS = {
     "errors": 0,
     "ids": 0,
     "loops": 0,
+    "place": 0,
     "settings": 0,
     "values": 0,
     "testing": 0,

@@ -80,12 +80,12 @@ def test_they_can_be_pickled(name: str):
 def test_faults_are_of_both_trees_and_pickle_without_headers(kind: type, ours: type, theirs: type):
     request = httpx2.Request("POST", "http://x/v1", headers={"authorization": "Bearer sk-hush"})
     fault: Any = kind("what happened", request, "r-1", cure="the cure")
-    assert isinstance(fault, ours)
-    assert isinstance(fault, theirs)
+    assert issubclass(kind, ours)
+    assert issubclass(kind, theirs)
     data = pickle.dumps(fault)
     assert b"sk-hush" not in data
-    again = pickle.loads(data)
-    assert type(again) is kind
+    again: Any = pickle.loads(data)
+    assert [type(again)] == [kind]
     assert (str(again), again.request_id, again.code, str(again.request.url)) == (
         str(fault),
         "r-1",

@@ -31,6 +31,7 @@ def write():
 lock, file = threading.Lock(), open(log, 'w')
 append(store, row('warm')).result(60)
 print('ready', flush=True)
+sys.stdin.readline()
 threads = [threading.Thread(target=write) for _ in range(4)]
 for thread in threads: thread.start()
 if heavy:
@@ -53,6 +54,10 @@ def start(ledger: str, tmp_path: Path, heavy: int) -> list[subprocess.Popen[str]
     kinds = ["heavy" if number < heavy else "light" for number in range(4)]
     workers = [child(WORKER, ledger, tmp_path / f"{number}.log", kind) for number, kind in enumerate(kinds)]
     assert [line_of(worker) for worker in workers] == ["ready"] * 4
+    for worker in workers:  # together: a process that starts takes the processors from the others
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
     return workers
 
 

@@ -6,6 +6,7 @@ that carries the key is held by ``sending`` alone, and no repr shows it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import uuid
@@ -262,8 +263,9 @@ def _copy(request: httpx2.Request, body: bytes) -> httpx2.Request:
     """A request of the network's own: the SDK's is kept by responses and errors, where the key has no business."""
     return httpx2.Request(
         request.method,
-        request.url.copy_with(userinfo=b""),  # has become a header by now, and aiohttp refuses to see both
-        headers=request.headers.multi_items(),
+        # Has become a header by now, and aiohttp refuses to see both.
+        request.url.copy_with(userinfo=b"") if request.url.userinfo else request.url,
+        headers=request.headers.copy(),
         stream=httpx2.ByteStream(body),
         extensions=request.extensions,
     )
@@ -295,9 +297,14 @@ def _text_or_bytes(content: bytes) -> tuple[str | None, bytes | None]:
 
 def _path(url: httpx2.URL, base_url: str) -> str:
     """The part of the URL behind the base URL: ``chat/completions``."""
-    base = httpx2.URL(base_url).path.rstrip("/")
+    base = _base_path(base_url)
     path = url.path
     return (path[len(base) :] if path.startswith(base) else path).strip("/")
+
+
+@functools.lru_cache(maxsize=64)
+def _base_path(base_url: str) -> str:
+    return httpx2.URL(base_url).path.rstrip("/")
 
 
 def _parsed(body: bytes) -> dict[str, Any] | None:

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
-
 from ipyconvexai.errors import Error, InvalidAnswerError
 from ipyconvexai.providers.catalog import Endpoint
 from ipyconvexai.providers.clients import AsyncOpenAI
@@ -51,12 +49,7 @@ async def chat(client: AsyncOpenAI, endpoint: Endpoint, body: dict[str, Any], ti
         StoreError: the ledger cannot record; nothing was sent.
     """
     try:
-        response = await client.post(
-            "/chat/completions",
-            body=body,
-            cast_to=httpx2.Response,
-            options={} if timeout is None else {"timeout": timeout},
-        )
+        response = await client.post_json("/chat/completions", body, timeout)
     except Exception as error:
         raise _translated(error, endpoint) from None
     return _answered(endpoint, read_answer(response.content), response.headers, response.content)

@@ -86,7 +86,7 @@ class Report(str):
 
 def doctor() -> Report:
     """What would be used and why: model, provider, keys (set or not, never their values), ledger, local model."""
-    from ipyconvexai.providers.catalog import doctor_report
+    from ipyconvexai.providers.choice import doctor_report
 
     current = app()
     return Report(f"{doctor_report(current.settings)}\n{_ledger_state(current)}")

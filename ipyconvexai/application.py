@@ -32,7 +32,7 @@ from ipyconvexai.values import Caller, Failure, Replay, Stop
 if TYPE_CHECKING:
     import httpx2
 
-    from ipyconvexai.providers.catalog import Endpoint
+    from ipyconvexai.providers.endpoints import Endpoint
 
 __all__ = ["App", "TextStream", "app", "connect"]
 

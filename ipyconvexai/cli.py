@@ -54,7 +54,7 @@ def demo(*, lab: bool, keep: bool) -> None:
 @main.command()
 def doctor() -> None:
     """Tell which model would be used and why, which keys are set, and where the ledger is."""
-    from ipyconvexai.providers.catalog import doctor_report
+    from ipyconvexai.providers.choice import doctor_report
     from ipyconvexai.settings import Settings
 
     click.echo(doctor_report(Settings.from_environment()))

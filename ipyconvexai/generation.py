@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from ipyconvexai.errors import EmptyPromptError, InputError
-from ipyconvexai.providers.catalog import Endpoint, resolve
 from ipyconvexai.providers.clients import AsyncOpenAI, Wiring
 from ipyconvexai.providers.corridor import CALLER
+from ipyconvexai.providers.endpoints import Endpoint, resolve
 from ipyconvexai.providers.exchange import Answer, chat, stream
 from ipyconvexai.providers.schemas import parse_answer, response_format
 from ipyconvexai.reply import Reply

@@ -16,3 +16,4 @@ def private_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         if telling or name in ("OLLAMA_HOST", "IPYCONVEXAI_MODEL", "IPYCONVEXAI_REPLAY", "IPYCONVEXAI_RECORD"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("IPYCONVEXAI_DB", str(tmp_path / "ledger.duckdb"))
+    monkeypatch.setenv("IPYCONVEXAI_KEEPER_LINGER", "0.5")  # seconds; a test leaves nothing running for long

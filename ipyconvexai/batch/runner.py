@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from ipyconvexai.errors import CallError, Error
-from ipyconvexai.providers.catalog import Endpoint
 from ipyconvexai.providers.clients import AsyncOpenAI
 from ipyconvexai.providers.corridor import CALLER
+from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.exchange import chat
 from ipyconvexai.values import Caller
 

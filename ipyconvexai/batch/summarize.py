@@ -16,8 +16,8 @@ from ipyconvexai.batch.progress import Progress
 from ipyconvexai.batch.runner import Done, Runner
 from ipyconvexai.errors import BatchError, Error, InputError
 from ipyconvexai.ids import new_id
-from ipyconvexai.providers.catalog import Endpoint
 from ipyconvexai.providers.corridor import CALLER, body_bytes, cache_key
+from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.values import Caller, Replay
 
 __all__ = ["asummarize", "summarize"]

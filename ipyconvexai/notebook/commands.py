@@ -60,7 +60,7 @@ def _log(text: str | None) -> None:
 
 
 def _list(provider: str | None) -> None:
-    from ipyconvexai.providers.catalog import list_models
+    from ipyconvexai.providers.choice import list_models
 
     rows = list_models(None if provider == "all" else provider)
     display(Table(["provider", "model", "note"], rows, "Well-known models; other names can be used as well."))
@@ -76,7 +76,7 @@ def _doctor() -> None:
 def _model() -> None:
     from ipyconvexai import render
     from ipyconvexai.application import app
-    from ipyconvexai.providers.catalog import choose
+    from ipyconvexai.providers.choice import choose
 
     choice = choose(app().settings)
     if choice.error is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx2
 
-from ipyconvexai.providers.catalog import Endpoint
+from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.prices import cost_usd
 from ipyconvexai.providers.reading import Reading, sound
 from ipyconvexai.settings import Settings, redact, remember_secret

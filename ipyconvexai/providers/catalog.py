@@ -1,65 +1,33 @@
-"""The catalogue of providers, and the choice among them: from a word to the endpoint where a model is reached.
+"""The catalogue of providers: from a word to who answers there, and the reading of ``provider:model``.
 
-Calls ``errors``, ``settings`` and, at use, ``local``; no SDK. Reads nothing but the environment it is given, except
-that ``choose``, ``resolve``, ``list_models`` and ``doctor_report`` may ask a model server (Ollama, vLLM, llama.cpp)
-which models it has, and ``resolve`` starts the local model: those four block, so async code calls them in a thread.
-Promises: a key is only ever sent to the provider it belongs to, and no message, repr or report shows one.
+Calls ``errors`` and ``settings`` only, asks nobody and starts nothing. Which address and key a provider has is in
+``access``, which model is used where none is named in ``choice``, and how it is reached in ``endpoints``.
 
-    parse("groq/openai/gpt-oss-20b")              -> (Provider groq, "openai/gpt-oss-20b"); cheap, asks nobody
-    resolve("ollama:llama3.2:1b", settings=...)   -> Endpoint
-    choose(settings).explain()                    -> why this model and no other
+    parse("groq/openai/gpt-oss-20b")              -> (Provider groq, "openai/gpt-oss-20b")
 """
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
-from urllib.parse import urlsplit, urlunsplit
+from typing import NoReturn
+from urllib.parse import urlsplit
 
-from ipyconvexai.errors import (
-    ConfigurationError,
-    InputError,
-    LocalModelError,
-    MissingKeyError,
-    NoModelError,
-    UnknownModelError,
-    UnknownProviderError,
-)
-from ipyconvexai.settings import Secret, Settings, redact, remember_secret
+from ipyconvexai.errors import InputError, UnknownModelError, UnknownProviderError
 
 __all__ = [
-    "Choice",
-    "Endpoint",
-    "ModelRow",
-    "Prober",
     "Provider",
-    "Reason",
-    "choose",
-    "doctor_report",
-    "list_models",
+    "find",
+    "is_address",
     "nearest_names",
     "parse",
-    "provider_at",
+    "provider_named",
     "providers",
     "register",
-    "resolve",
+    "split",
     "unknown_model",
 ]
-
-PROBE_TIMEOUT = 0.3  # seconds to connect, and again for each part of the answer: a server on this machine needs 5 ms
-PROBE_HOLDS = 3.0  # seconds for which an answer is not asked for again
-LARGEST_ANSWER = 1 << 20  # bytes of a list of models
-
-Probe = Callable[[str, Secret | None], list[str] | None]
-"""Asks a URL for its list of models: their names, or None where nothing (useful) answers."""
-
-OR_LOCAL = "Or use model='local': a small model on this machine that needs no key."
-INSTALL_LOCAL = 'pip install "ipyconvexai[local]"  and then  ipyconvexai fetch-model'
 
 
 # ----------------------------------------------------------------------------------------------- addresses
@@ -91,10 +59,12 @@ def _ollama(host: str) -> str:
     return f"{parts.scheme}://{user}{at}{where}:{port}{parts.path.rstrip('/')}/v1"
 
 
-def _without_credentials(url: str) -> str:
-    """What may be shown and stored of an address: no user, no password, no query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")).rstrip("/")
+def is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, half an IPv6 address
+        return False
 
 
 # ----------------------------------------------------------------------------------------------- providers
@@ -278,7 +248,7 @@ _BUILT_IN = (
         note="runs on this machine without a key; or the path of a GGUF file",
     ),
 )
-_by_name = {provider.name: provider for provider in _BUILT_IN}
+BY_NAME = {provider.name: provider for provider in _BUILT_IN}
 _registered: dict[str, Provider] = {}
 _ALIASES = {"gemini": "google", "claude": "anthropic", "llama.cpp": "llamacpp", "llama-cpp": "llamacpp"}
 
@@ -311,9 +281,9 @@ def register(
     """
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
         raise InputError(f"{name!r} cannot be the name of a provider.", cure="Use lower-case letters, digits, - and _.")
-    if name in _by_name or name in _ALIASES or name == CUSTOM:
+    if name in BY_NAME or name in _ALIASES or name == CUSTOM:
         raise InputError(f"The name {name!r} is taken.", cure="Choose another name for your provider.")
-    if not _is_address(base_url):
+    if not is_address(base_url):
         raise InputError("base_url is not the address of a server.", cure="It begins with http:// or https://.")
     provider = Provider(
         name,
@@ -330,14 +300,14 @@ def register(
     return provider
 
 
-def _find(word: str) -> Provider | None:
+def find(word: str) -> Provider | None:
     word = word.strip().lower()
     word = _ALIASES.get(word, word)
-    return _by_name.get(word) or _registered.get(word)
+    return BY_NAME.get(word) or _registered.get(word)
 
 
-def _provider(word: str) -> Provider:
-    return _find(word) or _raise_unknown_provider(word)
+def provider_named(word: str) -> Provider:
+    return find(word) or _raise_unknown_provider(word)
 
 
 # ------------------------------------------------------------------------------------------------- parsing
@@ -354,18 +324,18 @@ def parse(model: str) -> tuple[Provider, str]:
     text = model.strip()
     if not text:
         raise UnknownModelError("The name of the model is empty.", cure="Write provider:model, or provider alone.")
-    if alone := _find(text):
+    if alone := find(text):
         return alone, alone.default_model
-    prefix, separator, name = _split(text)
-    provider = _find(prefix) if separator else None
+    prefix, separator, name = split(text)
+    provider = find(prefix) if separator else None
     if provider is not None and (separator == ":" or provider.name == LOCAL or not _is_gguf(text)):
         return provider, _name_at(provider, name)
     if _is_gguf(text):
-        return _by_name[LOCAL], text
+        return BY_NAME[LOCAL], text
     return _well_known(text) or _raise_unknown(text, prefix if separator else "")
 
 
-def _split(text: str) -> tuple[str, str, str]:
+def split(text: str) -> tuple[str, str, str]:
     """At the first colon or slash, whichever comes first: names of models may contain both."""
     found = re.search(r"[:/]", text)
     return (text, "", "") if found is None else (text[: found.start()], found.group(), text[found.end() :])
@@ -407,7 +377,7 @@ def nearest_names(word: str, candidates: Iterable[str], *, least: float = 0.6) -
 
 def unknown_model(provider: str, model: str, offered: Iterable[str] = ()) -> UnknownModelError:
     """The error for a provider's answer that it has no such model; `offered`: the names it has, if known."""
-    known = _find(provider)
+    known = find(provider)
     names = list(offered) or list(known.models if known else ())
     cure = _did_you_mean([f"{provider}:{name}" for name in nearest_names(model, names) or names[:3]])
     title = known.title if known else provider
@@ -440,490 +410,3 @@ def _raise_unknown_provider(word: str) -> NoReturn:
         cure=f"{_did_you_mean(nearest_names(word, [*_words(), *_ALIASES]))}Known: {', '.join(_words())}. "
         "For any other address give base_url=, or ai.register_provider(name, base_url=..., key_variable=...).",
     )
-
-
-# ------------------------------------------------------------------------------------------------ endpoint
-@dataclass(frozen=True)
-class Endpoint:
-    """Where one model is reached. Two endpoints are equal if the same request gets the same kind of answer there.
-
-    Attributes:
-        provider, model: for the ledger and the prices.
-        identity: stable text for the keys of recorded answers: the address without credentials, or for the local
-            model its file's name and size, because its port changes with every start.
-        base_url: for the client.
-        key: never shown; None where none is needed or set.
-        context: tokens of one request, prompt and answer together, where that is known before sending.
-        allowed_paths, allowed_models: if given, ``refuses`` says no to everything else.
-    """
-
-    provider: str
-    model: str
-    identity: str
-    base_url: str = field(repr=False, compare=False)
-    key: Secret | None = field(default=None, repr=False, compare=False)
-    context: int | None = None
-    allowed_paths: tuple[str, ...] = ()
-    allowed_models: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return f"{self.provider}:{self.model}"
-
-    @property
-    def key_variable(self) -> str | None:
-        """The variable to look at when the key is refused."""
-        provider = _find(self.provider)
-        if provider is None or not provider.key_variables:
-            return None
-        return _key_is_in(provider, os.environ) or provider.key_variables[0]
-
-    @property
-    def default_system(self) -> str | None:
-        """The system message where the question has none: the bundled model wanders without one."""
-        if self.provider != LOCAL:
-            return None
-        from ipyconvexai.providers.local import DEFAULT_SYSTEM
-
-        return DEFAULT_SYSTEM
-
-    @property
-    def summary_params(self) -> dict[str, Any]:
-        """Parameters of a good summary here. Elsewhere the provider's own: some models refuse a temperature."""
-        if self.model != BUNDLED:
-            return {}
-        from ipyconvexai.providers.local import SUMMARY_GRAMMAR
-
-        return {"temperature": 0, "max_tokens": 160, "grammar": SUMMARY_GRAMMAR}
-
-    def refuses(self, path: str, model: str | None) -> str | None:
-        """Why a request for `path` (of the URL) and `model` (of the body; None: it has none) must not be sent, or
-        None if it may."""
-        bare = path.partition("?")[0].rstrip("/")
-        if self.allowed_paths and not bare.endswith(self.allowed_paths):
-            return f"{self._title} answers chat completions only (client.chat.completions), not {bare or '/'}."
-        if self.allowed_models and model is not None and model not in self.allowed_models:
-            return f"{self._title} has the models {' and '.join(self.allowed_models)} only, not {model!r}."
-        return None
-
-    @property
-    def _title(self) -> str:
-        provider = _find(self.provider)
-        return f"{provider.title} ({self.provider})" if provider else self.provider
-
-
-def provider_at(base_url: str) -> str:
-    """The word for the provider at an address that a client was given; "custom" where it is nobody's we know."""
-    at = urlsplit(base_url).netloc
-    for provider in providers():
-        if at and at in (
-            urlsplit(address).netloc for address in (provider.base_url or "", _base_url(provider, os.environ))
-        ):
-            return provider.name
-    return CUSTOM
-
-
-def resolve(
-    model: str | None,
-    *,
-    settings: Settings,
-    environ: Mapping[str, str] = os.environ,
-    base_url: str | None = None,
-    key_variable: str | None = None,
-    probe: Probe | None = None,
-) -> Endpoint:
-    """The endpoint of `model`, or of the chosen model where it is None. Starts the local model if that is it.
-
-    With `base_url` the model lies at that address, the setting does not count, and None is the first model there. Its
-    name is sent as it is written, unless it begins with ``provider:``, which only says how to record it and whose key
-    to use; without that the key is the one in `key_variable`, or none.
-
-    Raises:
-        UnknownProviderError, UnknownModelError: as ``parse``.
-        MissingKeyError: names the variable.
-        NoModelError: none could be chosen, or the server has none.
-        ConfigurationError: the address is missing or is none.
-        LocalModelError: the local model is not installed or does not start.
-    """
-    probe = probe or _prober
-    if base_url is not None:
-        return _at_address(base_url, model or "", key_variable, environ, probe)
-    if model is None:
-        choice = choose(settings, environ, probe)
-        if choice.error is not None:
-            raise choice.error
-        model = choice.model or ""
-    provider, name = parse(model)
-    if provider.name == LOCAL:
-        return _local_endpoint(name)
-    if obstacle := _obstacle(provider, environ, key_variable):
-        raise obstacle
-    return _endpoint(provider, name, _base_url(provider, environ), _key(provider, environ, key_variable), probe)
-
-
-def _at_address(
-    base_url: str, model: str, key_variable: str | None, environ: Mapping[str, str], probe: Probe
-) -> Endpoint:
-    if not _is_address(base_url):
-        raise ConfigurationError("base_url is not the address of a server.", cure="Begin it with http:// or https://.")
-    # Only a colon names a provider here: servers offer models called openai/gpt-oss-20b, which is no reason to send
-    # them OpenAI's key.
-    prefix, separator, name = _split(model)
-    provider = _find(prefix) if separator == ":" else None
-    if provider is None:
-        provider, name = Provider(CUSTOM, "The server", needs_key=False), model
-    if missing := _missing_key(provider, environ, key_variable):
-        raise missing
-    return _endpoint(provider, name, base_url, _key(provider, environ, key_variable), probe)
-
-
-def _endpoint(provider: Provider, name: str, base_url: str, key: Secret | None, probe: Probe) -> Endpoint:
-    if password := urlsplit(base_url).password:
-        remember_secret(password)
-    return Endpoint(
-        provider.name,
-        name or _first_offered(provider, base_url, key, probe),
-        _without_credentials(base_url),
-        base_url,
-        key,
-        allowed_paths=provider.allowed_paths,
-        allowed_models=provider.allowed_models,
-    )
-
-
-def _local_endpoint(name: str) -> Endpoint:
-    from ipyconvexai.providers.local import server_for
-
-    server = server_for(None if name == BUNDLED else name)
-    return Endpoint(
-        LOCAL, server.alias, f"local:{server.identity}", server.base_url, Secret(server.key), server.context
-    )
-
-
-def _base_url(provider: Provider, environ: Mapping[str, str]) -> str:
-    """Where the provider is; empty if nothing says it, and no address if the variable holds none."""
-    value = environ.get(provider.base_url_variable or "", "").strip()
-    try:
-        return provider.complete(value) if value else (provider.base_url or "")
-    except ValueError:  # half an IPv6 address
-        return NO_ADDRESS
-
-
-def _is_address(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, half an IPv6 address
-        return False
-
-
-def _key_is_in(provider: Provider, environ: Mapping[str, str], override: str | None = None) -> str | None:
-    """The name of the variable that holds the key."""
-    names = (override,) if override else provider.key_variables
-    return next((name for name in names if environ.get(name, "").strip()), None)
-
-
-def _key(provider: Provider, environ: Mapping[str, str], override: str | None) -> Secret | None:
-    name = _key_is_in(provider, environ, override)
-    return Secret(environ[name].strip()) if name else None
-
-
-def _obstacle(
-    provider: Provider, environ: Mapping[str, str], key_variable: str | None = None
-) -> ConfigurationError | None:
-    """What is missing before the provider can be used. It names variables and never shows what they hold: a key may
-    have landed in the wrong one."""
-    if missing := _missing_key(provider, environ, key_variable):
-        return missing
-    address, variable = _base_url(provider, environ), provider.base_url_variable
-    if provider.name == LOCAL or _is_address(address):
-        return None
-    what = f"{variable} does not hold an address" if address else f"{variable} is not set"
-    return ConfigurationError(
-        f"{provider.title} cannot be reached: {what}.",
-        cure=f"Set it before Jupyter starts:  export {variable}=https://...\n{OR_LOCAL}",
-        code="missing_base_url",
-    )
-
-
-def _missing_key(provider: Provider, environ: Mapping[str, str], key_variable: str | None) -> MissingKeyError | None:
-    if not (provider.needs_key or key_variable) or _key_is_in(provider, environ, key_variable):
-        return None
-    variables = (key_variable,) if key_variable else provider.key_variables
-    return MissingKeyError(
-        f"{provider.title} needs a key, and {' or '.join(variables)} is not set.",
-        cure=f"Set it before Jupyter starts:  export {variables[0]}=...\n"
-        f"or in a cell, where it is not saved:  import os, getpass; os.environ[{variables[0]!r}] = getpass.getpass()\n"
-        f"{OR_LOCAL}",
-    )
-
-
-# ------------------------------------------------------------------------------------------ asking servers
-class Prober:
-    """Asks servers which models they have, and remembers each answer for a few seconds."""
-
-    def __init__(self, ask: Probe | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._ask = ask or _ask
-        self._clock = clock
-        self._answers: dict[tuple[str, int], tuple[float, list[str] | None]] = {}
-
-    def __call__(self, url: str, key: Secret | None) -> list[str] | None:
-        of = (url, hash(key.reveal()) if key else 0)
-        asked, answer = self._answers.get(of, (float("-inf"), None))
-        if self._clock() - asked >= PROBE_HOLDS:
-            answer = self._ask(url, key)
-            self._answers[of] = (self._clock(), answer)
-        return answer
-
-
-def _ask(url: str, key: Secret | None) -> list[str] | None:
-    # The standard library's client: the SDK's costs half a second to import. It goes through no proxy, as it should.
-    import http.client
-
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=PROBE_TIMEOUT)
-    try:
-        connection.request("GET", parts.path, headers={"Authorization": f"Bearer {key.reveal()}"} if key else {})
-        response = connection.getresponse()
-        return _names(response.read(LARGEST_ANSWER)) if response.status == 200 else None
-    except (OSError, http.client.HTTPException, ValueError):
-        return None
-    finally:
-        connection.close()
-
-
-def _names(answer: bytes) -> list[str]:
-    """From OpenAI's ``{"data": [{"id": ...}]}`` or Ollama's ``{"models": [{"name": ...}]}``.
-
-    Raises:
-        ValueError: it is not JSON of that shape, so it is some other server.
-    """
-    import json
-
-    listed = json.loads(answer)
-    items = (listed.get("data") or listed.get("models") or []) if isinstance(listed, dict) else None
-    if not isinstance(items, list):
-        raise ValueError("not a list of models")
-    names = [item.get("id") or item.get("name") for item in items if isinstance(item, dict)]
-    return [name for name in names if isinstance(name, str)]
-
-
-def _models_url(provider: Provider, base_url: str) -> str:
-    base_url = base_url.rstrip("/")
-    return base_url.removesuffix("/v1") + "/api/tags" if provider.name == "ollama" else base_url + "/models"
-
-
-def _first_chat_model(names: Iterable[str]) -> str | None:
-    return next((name for name in names if not re.search("embed|bge-|minilm|rerank", name, re.IGNORECASE)), None)
-
-
-def _first_offered(provider: Provider, base_url: str, key: Secret | None, probe: Probe) -> str:
-    address = _without_credentials(base_url)
-    names = probe(_models_url(provider, base_url), key)
-    if names is None:
-        variable = f", or set {provider.base_url_variable} to its address" if provider.base_url_variable else ""
-        raise NoModelError(
-            f"{provider.title} does not say which models it has: no answer at {address}.",
-            cure=f"Start it{variable}, or name the model: {provider.name}:<model>\n{OR_LOCAL}",
-        )
-    if (name := _first_chat_model(names)) is None:
-        pull = "ollama pull llama3.2" if provider.name == "ollama" else "Load one there."
-        raise NoModelError(f"{provider.title} at {address} has no chat model.", cure=f"{pull}\n{OR_LOCAL}")
-    return name
-
-
-_prober = Prober()
-
-
-# ---------------------------------------------------------------------------------------------- the choice
-class Reason(NamedTuple):
-    """One step of the choice: what was looked at, whether that decided it, and what was found there."""
-
-    looked_at: str
-    found: bool
-    what: str
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """The model that is used where none is named.
-
-    Attributes:
-        model: ``provider:model``; None: there is none, and `error` says what to do.
-        reasons: the steps that led there, in order.
-        error: what ``resolve(None)`` raises.
-    """
-
-    model: str | None
-    reasons: tuple[Reason, ...]
-    error: ConfigurationError | None = None
-
-    def explain(self) -> str:
-        lines = [f"  {'->' if step.found else '  '} {step.looked_at}: {step.what}" for step in self.reasons]
-        return "\n".join([f"model: {self.model or 'none'}", *lines])
-
-
-def choose(settings: Settings, environ: Mapping[str, str] = os.environ, probe: Probe | None = None) -> Choice:
-    """Which model is used where none is named, and why: the setting, then the first provider whose key is set, then
-    a running Ollama, then the local model if it is installed. Raises nothing of its own; starts nothing."""
-    if settings.model:
-        return _choice_of_setting(settings.model, environ)
-    reasons = [Reason("setting", False, "neither IPYCONVEXAI_MODEL nor connect(model=...) is set")]
-    for step, model in _candidates(environ, probe or _prober):
-        reasons.append(step)
-        if model is not None:
-            return Choice(model, tuple(reasons))
-    return Choice(None, tuple(reasons), _no_model())
-
-
-def _choice_of_setting(model: str, environ: Mapping[str, str]) -> Choice:
-    try:
-        provider, name = parse(model)
-    except ConfigurationError as error:
-        return Choice(None, (Reason("setting", False, f"{model!r}: {error.message}"),), error)
-    chosen = f"{provider.name}:{name}" if name else provider.name
-    obstacle = _obstacle(provider, environ)
-    what = f"IPYCONVEXAI_MODEL or connect(model=...) says {model}" + (f", but {obstacle.message}" if obstacle else "")
-    return Choice(chosen, (Reason("setting", True, what),))
-
-
-def _candidates(environ: Mapping[str, str], probe: Probe) -> Iterator[tuple[Reason, str | None]]:
-    for provider in providers():
-        if provider.needs_key:
-            yield _consider_key(provider, environ)
-    yield _consider_ollama(environ, probe)
-    yield _consider_local()
-
-
-def _consider_key(provider: Provider, environ: Mapping[str, str]) -> tuple[Reason, str | None]:
-    variable = _key_is_in(provider, environ)
-    if variable is None:
-        return Reason(provider.name, False, f"{' or '.join(provider.key_variables)} is not set"), None
-    if obstacle := _obstacle(provider, environ):
-        return Reason(provider.name, False, f"{variable} is set, but {obstacle.message}"), None
-    model = f"{provider.name}:{provider.default_model}" if provider.default_model else provider.name
-    return Reason(provider.name, True, f"{variable} is set"), model
-
-
-def _consider_ollama(environ: Mapping[str, str], probe: Probe) -> tuple[Reason, str | None]:
-    provider = _by_name["ollama"]
-    base_url = _base_url(provider, environ)
-    if not _is_address(base_url):
-        return Reason("ollama", False, "OLLAMA_HOST does not hold an address"), None
-    where = _without_credentials(base_url).removesuffix("/v1")
-    names = probe(_models_url(provider, base_url), None)
-    if names is None:
-        return Reason("ollama", False, f"nothing answers at {where}"), None
-    name = _first_chat_model(names)
-    if name is None:
-        return Reason("ollama", False, f"runs at {where} and has no chat model"), None
-    return Reason("ollama", True, f"runs at {where} and has {name}"), f"ollama:{name}"
-
-
-def _consider_local() -> tuple[Reason, str | None]:
-    problem, state = _local_state()
-    return Reason(LOCAL, not problem, problem or state), None if problem else f"{LOCAL}:{BUNDLED}"
-
-
-def _local_state() -> tuple[str, str]:
-    """What the bundled model lacks (empty: nothing), and what there is of it. Looks, and loads nothing."""
-    import importlib.util
-
-    from ipyconvexai.providers.local import find_weights
-
-    try:
-        weights = find_weights()
-    except LocalModelError as error:
-        return error.message, ""
-    if importlib.util.find_spec("xllamacpp") is None:
-        return "its weights are installed, but its runtime (xllamacpp) is not", ""
-    return "", f"{weights.name} is installed ({weights.stat().st_size / 1e6:.0f} MB)"
-
-
-def _no_model() -> NoModelError:
-    keys = ", ".join(provider.key_variables[0] for provider in providers() if provider.needs_key)
-    return NoModelError(
-        "No model is named, and none was found.",
-        cure=f"One of these will do:\n"
-        f"- set the key of a provider before Jupyter starts, for example  export OPENAI_API_KEY=...  (known: {keys})\n"
-        f"- start Ollama with a model:  ollama pull llama3.2\n"
-        f"- install the local model:  {INSTALL_LOCAL}\n"
-        f"ai.doctor() shows what was looked at.",
-    )
-
-
-# ------------------------------------------------------------------------------------------ lists and reports
-class ModelRow(NamedTuple):
-    """A line of ``%ai list``; the model is empty where a server does not run."""
-
-    provider: str
-    model: str
-    note: str
-
-
-def list_models(
-    provider: str | None = None, *, environ: Mapping[str, str] = os.environ, probe: Probe | None = None
-) -> list[ModelRow]:
-    """Well-known models of one provider or of all; of a server, those it has. Other names can be used as well.
-
-    Raises:
-        UnknownProviderError: with the nearest names.
-    """
-    probe = probe or _prober
-    if provider is not None:
-        return _rows(_provider(provider), environ, probe)
-    # Servers nobody spoke of are not asked: at these ports there is mostly something else.
-    unasked = [name for name in ("vllm", "llamacpp") if not environ.get(_by_name[name].base_url_variable or "")]
-    return [row for each in providers() if each.name not in unasked for row in _rows(each, environ, probe)]
-
-
-def _rows(provider: Provider, environ: Mapping[str, str], probe: Probe) -> list[ModelRow]:
-    notes = [part for part in (_state(provider, environ), provider.note) if part]
-    if provider.default_model:
-        first = {provider.default_model: ["default"]}
-        return [ModelRow(provider.name, name, "; ".join(first.get(name, []) + notes)) for name in provider.models]
-    base_url = _base_url(provider, environ)
-    offered = probe(_models_url(provider, base_url), _key(provider, environ, None)) if _is_address(base_url) else None
-    if offered is None:
-        return [ModelRow(provider.name, "", f"nothing answers at {_without_credentials(base_url)}")]
-    return [ModelRow(provider.name, name, "; ".join(notes)) for name in offered]
-
-
-def _state(provider: Provider, environ: Mapping[str, str]) -> str:
-    """Whether its key is set; empty for those that know no key."""
-    if not provider.key_variables:
-        return ""
-    if variable := _key_is_in(provider, environ):
-        return f"{variable} is set"
-    return f"{' or '.join(provider.key_variables)} is not set" + ("" if provider.needs_key else " (optional)")
-
-
-def doctor_report(settings: Settings, environ: Mapping[str, str] = os.environ, *, probe: Probe | None = None) -> str:
-    """Plain text for ``ai.doctor()``: the versions, the ledger's path, the choice and why, the providers' keys (set or
-    not, never their values) and the state of the local model."""
-    problem, state = _local_state()
-    lines = [
-        f"ipyconvexai {_version()}, Python {sys.version.split()[0]} on {sys.platform}",
-        f"ledger: {settings.path}",
-        choose(settings, environ, probe).explain(),
-        "providers:",
-        *(f"  {each.name:<11}{_line(each, environ)}" for each in providers() if each.name != LOCAL),
-        f"local model: {f'{problem}. Install it:  {INSTALL_LOCAL}' if problem else state}",
-    ]
-    return redact("\n".join(lines))
-
-
-def _line(provider: Provider, environ: Mapping[str, str]) -> str:
-    address = _base_url(provider, environ)
-    at = _without_credentials(address) if _is_address(address) else f"no address in {provider.base_url_variable}"
-    return ", ".join(part for part in (at, _state(provider, environ)) if part)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("ipyconvexai")
-    except PackageNotFoundError:
-        return "(not installed: run from its source)"

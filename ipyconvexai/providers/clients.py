@@ -20,9 +20,10 @@ from openai._utils._json import openapi_dumps
 
 from ipyconvexai.errors import InputError, MissingKeyError
 from ipyconvexai.loops import BackgroundLoop
-from ipyconvexai.providers.catalog import Endpoint, provider_at, providers
+from ipyconvexai.providers.catalog import providers
 from ipyconvexai.providers.corridor import Corridor
 from ipyconvexai.providers.doors import ROUTE, AsyncDoor, Route, SyncDoor
+from ipyconvexai.providers.endpoints import Endpoint, provider_at
 from ipyconvexai.providers.network import AsyncGuest, SyncGuest
 from ipyconvexai.settings import Secret
 

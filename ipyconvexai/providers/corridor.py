@@ -37,7 +37,7 @@ from ipyconvexai.providers.calls import (
     rebuilt,
     stopped,
 )
-from ipyconvexai.providers.catalog import Endpoint
+from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.flights import Flights
 from ipyconvexai.providers.reading import Reading, error_of, read_answer, reads_as_json
 from ipyconvexai.providers.retry import pause_before_retry

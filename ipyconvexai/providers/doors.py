@@ -16,8 +16,8 @@ import httpx2
 from ipyconvexai.errors import InputError
 from ipyconvexai.loops import BackgroundLoop
 from ipyconvexai.providers.calls import CALLER, KEY_HEADERS, Call
-from ipyconvexai.providers.catalog import Endpoint
 from ipyconvexai.providers.corridor import Corridor
+from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.network import AsyncGuest, SyncGuest
 
 __all__ = ["ROUTE", "AsyncDoor", "Route", "SyncDoor"]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ipyconvexai.errors import Error, InvalidAnswerError
-from ipyconvexai.providers.catalog import Endpoint
 from ipyconvexai.providers.clients import AsyncOpenAI
 from ipyconvexai.providers.corridor import REPLAYED_HEADER, REQUEST_ID_HEADER
+from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.faults import broken_off, translate
 from ipyconvexai.providers.prices import cost_usd
 from ipyconvexai.providers.reading import EventReader, Reading, read_answer

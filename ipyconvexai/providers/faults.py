@@ -1,12 +1,13 @@
 """Translates foreign exceptions once, at the border: of the network into ours, of the SDK into ours.
 
 What the corridor raises is of both trees, ours and the SDK's, so that ``except openai.APIConnectionError`` in code
-written for the SDK goes on working. Calls openai and httpx2.
+written for the SDK goes on working. Calls openai, httpx2 and ``render``: what a provider says is hostile.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx2
@@ -16,6 +17,7 @@ from ipyconvexai import errors
 from ipyconvexai.providers.catalog import unknown_model
 from ipyconvexai.providers.reading import error_of
 from ipyconvexai.providers.retry import retry_after
+from ipyconvexai.render import plain_text
 from ipyconvexai.settings import redact
 
 __all__ = ["broken_off", "cut", "refused", "replay_miss", "translate", "transport_fault"]
@@ -86,7 +88,7 @@ def transport_fault(error: Exception, request: httpx2.Request, request_id: str) 
     """
     where = f"{request.url.scheme}://{request.url.netloc.decode()}"
     cause = error.__cause__ or error
-    reason = redact(str(cause) or type(cause).__name__)
+    reason = _foreign(str(cause) or type(cause).__name__)
     if isinstance(cause, TimeoutError) or (cause is error and isinstance(error, httpx2.TimeoutException)):
         cure = "Ask again, or allow more: timeout=SECONDS. The provider may have done the work and billed it."
         return TimedOut(f"no answer from {where} in time", request, request_id, cure=cure)
@@ -120,6 +122,16 @@ def replay_miss(message: str, request: httpx2.Request, *, cure: str) -> ReplayMi
 
 
 _CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
+# Providers that give no code for it: Anthropic, Google, vLLM, Ollama.
+_CONTEXT_WORDS = re.compile(
+    r"prompt is too long|context (?:length|window|size)|maximum number of tokens", re.IGNORECASE
+)
+_LONGEST = 2000  # characters of what a provider says
+
+
+def _foreign(text: str) -> str:
+    """What others say, fit to be shown: without keys and control sequences, and not without end."""
+    return plain_text(redact(text))[:_LONGEST]
 
 
 def translate(error: Exception, *, provider: str, model: str, key_variable: str | None = None) -> errors.Error:
@@ -135,13 +147,13 @@ def translate(error: Exception, *, provider: str, model: str, key_variable: str 
         return broken_off(provider, error.message, None)
     if isinstance(error, (TypeError, UnicodeError)):  # raised while the body was made into JSON
         return errors.InputError(redact(f"this cannot be sent: {error}"), cure="Parameters must be plain JSON values.")
-    return errors.CallError(redact(f"{type(error).__name__}: {error}"))
+    return errors.CallError(_foreign(f"{type(error).__name__}: {error}"))
 
 
 def broken_off(provider: str, message: str | None, request_id: str | None) -> errors.ProviderError:
     """For an error that came in the middle of an answer, or with status 200."""
     return errors.ProviderError(
-        f"{provider} broke off: {redact(message or 'no reason given')}",
+        f"{provider} broke off: {_foreign(message or 'no reason given')}",
         cure="What had come is in the ledger under this request. Ask again.",
         request_id=request_id,
         retryable=True,
@@ -151,7 +163,7 @@ def broken_off(provider: str, message: str | None, request_id: str | None) -> er
 def _status_error(error: openai.APIStatusError, provider: str, model: str, key_variable: str | None) -> errors.Error:
     response = error.response
     code, message = error_of(_content(error))
-    message = redact(message)
+    message = _foreign(message)
     common: dict[str, Any] = {
         "request_id": response.headers.get("x-ipyconvexai-request-id"),
         "retry_after": retry_after(response.headers),
@@ -165,7 +177,7 @@ def _status_error(error: openai.APIStatusError, provider: str, model: str, key_v
     elif status == 429:
         found = errors.RateLimitError(said, cure=_rate_cure(code, common["retry_after"]), **common)
         found.retryable = code != "insufficient_quota"
-    elif code in _CONTEXT_CODES:
+    elif code in _CONTEXT_CODES or (status in (400, 413) and _CONTEXT_WORDS.search(message)):
         found = errors.ContextLengthError(
             said, cure=f"Shorten the prompt, or use a model with a larger context than {model}.", **common
         )

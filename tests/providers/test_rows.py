@@ -10,7 +10,7 @@ import pytest
 
 import ipyconvexai as ai
 from ipyconvexai.errors import DiskFullError, RefusedError, StoreError
-from ipyconvexai.providers.catalog import provider_at
+from ipyconvexai.providers.endpoints import provider_at
 from ipyconvexai.store.pipe import ThreadReceipt
 from ipyconvexai.testing import Answer, Drop, Endpoint, Fault, Received, Stall
 from tests.providers.lab import HELLO, KEY, Lab, rows, statuses

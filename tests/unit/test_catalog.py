@@ -20,20 +20,11 @@ from ipyconvexai.errors import (
     UnknownModelError,
     UnknownProviderError,
 )
-from ipyconvexai.providers import catalog, local
-from ipyconvexai.providers.catalog import (
-    CUSTOM,
-    Prober,
-    choose,
-    doctor_report,
-    list_models,
-    parse,
-    provider_at,
-    providers,
-    register,
-    resolve,
-    unknown_model,
-)
+from ipyconvexai.providers import catalog, local, probing
+from ipyconvexai.providers.catalog import CUSTOM, parse, providers, register, unknown_model
+from ipyconvexai.providers.choice import choose, doctor_report, list_models
+from ipyconvexai.providers.endpoints import provider_at, resolve
+from ipyconvexai.providers.probing import Prober
 from ipyconvexai.settings import Secret, Settings
 
 SETTINGS = Settings(path=":memory:")
@@ -154,7 +145,7 @@ def test_parse_starts_nothing_and_asks_nobody(monkeypatch):
     def forbidden(*args: object) -> None:
         raise AssertionError("parse asked")
 
-    monkeypatch.setattr(catalog, "_ask", forbidden)
+    monkeypatch.setattr(probing, "ask_models", forbidden)
     monkeypatch.setattr(local, "server_for", forbidden)
     for provider in providers():
         parse(provider.name)
@@ -409,7 +400,7 @@ def test_then_the_first_key_in_the_order_of_the_catalogue():
         order.append(provider)
         if provider == "ollama":
             break
-        for variable in catalog._by_name[provider].key_variables:
+        for variable in catalog.BY_NAME[provider].key_variables:
             del everything[variable]
     assert order == ["openai", "azure", "google", "anthropic", "groq", "mistral", "openrouter", "chef", "ollama"]
 
@@ -591,7 +582,7 @@ def test_the_report_survives_a_machine_with_nothing():
 def test_import_is_light():
     heavy = ("openai", "httpx2", "duckdb", "http.client", "difflib", "genai_prices", "ipyconvexai.providers.local")
     code = (
-        "import sys, ipyconvexai.providers.catalog, ipyconvexai.providers.prices; "
+        "import sys, ipyconvexai.providers.endpoints, ipyconvexai.providers.prices; "
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -91,7 +91,7 @@ def _version() -> None:
 
 
 def _help() -> None:
-    from ipyconvexai.notebook.magics import HELP
+    from ipyconvexai.notebook.help import HELP
 
     print(HELP)
 

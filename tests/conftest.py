@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import ipyconvexai as ai
+from ipyconvexai.testing import Endpoint
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +21,19 @@ def private_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
             monkeypatch.delenv(name)
     monkeypatch.setenv("IPYCONVEXAI_DB", str(tmp_path / "ledger.duckdb"))
     monkeypatch.setenv("IPYCONVEXAI_KEEPER_LINGER", "0.5")  # seconds; a test leaves nothing running for long
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """A provider on loopback, found as OpenAI."""
+    with Endpoint() as double:
+        monkeypatch.setenv("OPENAI_BASE_URL", double.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
+        yield double
+
+
+@pytest.fixture
+def app(endpoint: Endpoint, tmp_path: Path) -> Iterator[ai.App]:
+    """A ledger in a file, current, over that provider."""
+    with ai.connect(str(tmp_path / "ledger.duckdb"), model="openai:gpt-4o-mini") as opened:
+        yield opened

@@ -5,12 +5,6 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-# The local model is needed unless another one is chosen: by IPYCONVEXAI_MODEL, or by a provider's key.
-KEYS := OPENAI_API_KEY ANTHROPIC_API_KEY GEMINI_API_KEY GOOGLE_API_KEY GROQ_API_KEY MISTRAL_API_KEY \
-        OPENROUTER_API_KEY AZURE_OPENAI_API_KEY CONVEX_OPENAI_API_KEY
-KEY_SET := $(firstword $(foreach name,$(KEYS),$(if $(strip $($(name))),$(name))))
-NEED_LOCAL := $(if $(strip $(IPYCONVEXAI_MODEL)),$(filter local local:% local/%,$(IPYCONVEXAI_MODEL)),$(if $(KEY_SET),,yes))
-
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format format-check types bench weights clean
 .DELETE_ON_ERROR:
@@ -39,8 +33,7 @@ weights: $(VENV)/.installed-demo ## fetch the local model, once (93 MB, through 
 
 # ------------------------------------------------------------------------------------------------------- to use
 demo: $(VENV)/.installed-$(if $(LAB),lab,demo) ## run notebooks/01_quickstart.ipynb on a real model; LAB=1 opens it
-	@$(if $(NEED_LOCAL),$(BIN)/python -m ipyconvexai.providers.weights,echo "Using $(or $(IPYCONVEXAI_MODEL),the provider of $(KEY_SET)).")
-	@$(if $(LAB),$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_quickstart.ipynb,$(BIN)/ipyconvexai demo)
+	@$(BIN)/ipyconvexai demo $(if $(LAB),--lab)
 
 # --------------------------------------------------------------------------------------------------- to work on
 test: $(VENV)/.installed-dev ## all tests, with the real local model; ARGS="-k name" goes to pytest

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, TypeVar
 
 from ipyconvexai.application import App, TextStream, app, failure
 from ipyconvexai.errors import CallError, Error
 from ipyconvexai.generation import Prompt
 from ipyconvexai.reply import Reply, Success
 from ipyconvexai.values import Failure, Replay
+
+T = TypeVar("T")
 
 __all__ = ["agenerate", "asafe_generate", "doctor", "generate", "safe_generate", "stream"]
 
@@ -22,6 +25,8 @@ def generate(
     schema: Any = None,
     replay: str | Replay | None = None,
     timeout: float | None = None,
+    base_url: str | None = None,
+    key_variable: str | None = None,
     **params: Any,
 ) -> Reply:
     """Ask a model and wait for its answer; request and answer are in the ledger before this returns.
@@ -34,7 +39,9 @@ def generate(
         conversation: title or id of a durable conversation, whose newest messages go along and which keeps this one.
         schema: a pydantic model, a dataclass or a type; the answer is parsed into ``reply.parsed``.
         replay: "off", "reuse" or "only".
-        timeout: seconds one attempt may take.
+        timeout: seconds of silence after which an attempt is given up.
+        base_url: the address of any other endpoint that speaks OpenAI's language; `model` is then sent as it is.
+        key_variable: the environment variable with its key; None: it needs none.
         **params: parameters of the provider's: temperature, max_tokens, ...
 
     Raises:
@@ -43,15 +50,23 @@ def generate(
         CallError: the call failed; it has a row in the ledger.
         StoreError: the ledger cannot record; nothing was sent.
     """
-    options = {"model": model, "system": system, "conversation": conversation, "schema": schema}
-    return app().generate(prompt, **options, replay=replay, timeout=timeout, **params)
+    options = {"model": model, "system": system, "conversation": conversation, "schema": schema, "replay": replay}
+    return app().generate(prompt, **options, timeout=timeout, base_url=base_url, key_variable=key_variable, **params)
 
 
+def _as_generate(function: T) -> T:
+    """Show the arguments of ``generate`` in help and completion."""
+    function.__signature__ = inspect.signature(generate)  # type: ignore[attr-defined] # inspect's own protocol
+    return function
+
+
+@_as_generate
 async def agenerate(prompt: Prompt, **options: Any) -> Reply:
     """``generate`` for async code, on any event loop; the same arguments and errors."""
     return await app().agenerate(prompt, **options)
 
 
+@_as_generate
 def stream(prompt: Prompt, **options: Any) -> TextStream:
     """Ask a model and read the answer while it comes: ``for text in ai.stream("..."):``; ``.reply`` at the end.
 
@@ -60,6 +75,7 @@ def stream(prompt: Prompt, **options: Any) -> TextStream:
     return app().stream(prompt, **options)
 
 
+@_as_generate
 def safe_generate(prompt: Prompt, **options: Any) -> Success | Failure:
     """``generate`` that never raises for what a provider does: look at ``.success``.
 
@@ -69,6 +85,7 @@ def safe_generate(prompt: Prompt, **options: Any) -> Success | Failure:
     return app().safe_generate(prompt, **options)
 
 
+@_as_generate
 async def asafe_generate(prompt: Prompt, **options: Any) -> Success | Failure:
     """``safe_generate`` for async code."""
     try:

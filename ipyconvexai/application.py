@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ipyconvexai import place
-from ipyconvexai.errors import CallError
+from ipyconvexai.errors import CallError, CanceledError, Error
 from ipyconvexai.generation import Generator, Prompt, Question
 from ipyconvexai.loops import BackgroundLoop
 from ipyconvexai.providers import clients
@@ -64,6 +64,7 @@ class App:
         self._text_streams: weakref.WeakSet[TextStream] = weakref.WeakSet()
         self._closed = False
         self._before: App | None = None
+        self._entered = False
         _open_apps.add(self)
 
     # ------------------------------------------------------------------------------------------ asking
@@ -91,19 +92,21 @@ class App:
 
         `tick` is called twenty times a second meanwhile, in the calling thread.
         """
-        if self.loop.is_current():
-            return self.loop.run(coroutine)  # raises, and closes it
         stop = stop or Stop()
-        return self.loop.run(_with_stop(coroutine, stop), on_interrupt=stop.interrupt, tick=tick)
+        with _stoppable(stop):
+            return self.loop.run(coroutine, on_interrupt=stop.interrupt, tick=tick)
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The same for a coroutine of the user's, on whatever loop it runs."""
         if self.loop.is_current():
             return await coroutine
-        return await asyncio.wrap_future(self.loop.submit(_with_stop(coroutine, Stop())))
+        with _stoppable(Stop()):
+            future = self.loop.submit(coroutine)
+        return await asyncio.wrap_future(future)
 
     # ------------------------------------------------------------------------------------------ life
     def __enter__(self) -> App:
+        self._entered = True
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -130,9 +133,14 @@ class App:
         return f"<App of {self.store.path}{state}>"
 
 
-async def _with_stop(coroutine: Coroutine[Any, Any, T], stop: Stop) -> T:
-    CALLER.set(replace(CALLER.get(), stop=stop))
-    return await coroutine
+@contextlib.contextmanager
+def _stoppable(stop: Stop) -> Iterator[None]:
+    """The work that is begun in here shares `stop` with who waits for it."""
+    token = CALLER.set(replace(CALLER.get(), stop=stop))
+    try:
+        yield
+    finally:
+        CALLER.reset(token)
 
 
 class TextStream:
@@ -146,16 +154,25 @@ class TextStream:
         self._stop = Stop()
         self._pieces: AsyncIterator[str | Reply] = owner.generator.stream(asked)
         self._reply: Reply | None = None
+        self._error: Error | None = None
         self._text: list[str] = []
         owner._text_streams.add(self)
 
     @property
     def reply(self) -> Reply:
-        """The whole answer; before the end of the stream it is read to its end."""
-        if self._reply is None:
+        """The whole answer; before the end of the stream it is read to its end.
+
+        Raises:
+            CanceledError: the stream was left before its end.
+            Error: what the stream ended with.
+        """
+        if self._reply is None and self._error is None:
             for _ in self:
                 pass
-        assert self._reply is not None
+        if self._error is not None:
+            raise self._error
+        if self._reply is None:
+            raise CanceledError("the stream was left before its end", cure=".text has what had come; or ask again.")
         return self._reply
 
     @property
@@ -190,7 +207,11 @@ class TextStream:
             await self._app.arun(self._close())
 
     async def _next(self) -> str | None:
-        piece = await anext(self._pieces, None)
+        try:
+            piece = await anext(self._pieces, None)
+        except Error as error:
+            self._error = error
+            raise
         if isinstance(piece, Reply):
             self._reply = piece
             return await self._next()
@@ -208,7 +229,7 @@ class TextStream:
             self._app.loop.submit(self._close()).result(5)
 
 
-_OPTIONS = ("model", "system", "conversation", "schema", "replay", "timeout")
+_OPTIONS = ("model", "system", "conversation", "schema", "replay", "timeout", "base_url", "key_variable")
 
 
 def question(prompt: Prompt, options: dict[str, Any]) -> Question:
@@ -270,9 +291,23 @@ def connect(
     )
     opened = App(settings)
     with _lock:
+        retired = _retired(_current)
         opened._before = _current
         _current = opened
+    if retired is not None:
+        retired.close()
     return opened
+
+
+def _retired(current: App | None) -> App | None:
+    """The app before `current` where both stand for one cell that was run again; else they would pile up."""
+    before = current._before if current is not None else None
+    if current is None or before is None or current._entered or before._entered:
+        return None
+    if before.store.path != current.store.path:
+        return None
+    current._before = before._before
+    return before
 
 
 def app() -> App:

@@ -42,10 +42,17 @@ def main() -> None:
 @click.option("--lab", is_flag=True, help="Open the notebook in JupyterLab instead.")
 @click.option("--keep/--fresh", default=True, help="Keep the ledger between runs (the default), or use one in memory.")
 def demo(*, lab: bool, keep: bool) -> None:
-    """Execute notebooks/01_quickstart.ipynb and show what happens."""
+    """Execute notebooks/01_quickstart.ipynb and show what happens.
+
+    Where no provider's key is set and no other model is chosen, the small local model is fetched first (93 MB, once).
+    """
     from ipyconvexai import demo as the_demo
+    from ipyconvexai.providers.choice import needs_bundled
+    from ipyconvexai.settings import Settings
 
     notebook = the_demo.find_notebook()
+    if needs_bundled(Settings.from_environment()):
+        _fetch()
     if lab:
         raise SystemExit(the_demo.open_lab(notebook))
     the_demo.run(notebook, fresh=not keep, say=click.echo)
@@ -53,16 +60,26 @@ def demo(*, lab: bool, keep: bool) -> None:
 
 @main.command()
 def doctor() -> None:
-    """Tell which model would be used and why, which keys are set, and where the ledger is."""
-    from ipyconvexai.providers.choice import doctor_report
-    from ipyconvexai.settings import Settings
+    """Tell which model would be used and why, which keys are set, where the ledger is and what is in it."""
+    from ipyconvexai import api
+    from ipyconvexai.application import app
 
-    click.echo(doctor_report(Settings.from_environment()))
+    path = app().settings.path
+    if path == ":memory:" or Path(path).exists():
+        click.echo(api.doctor())
+        return
+    from ipyconvexai.providers.choice import doctor_report  # looking makes no ledger
+
+    click.echo(f"{doctor_report(app().settings)}\nledger state: not there yet; the first call makes it")
 
 
 @main.command("fetch-model")
 def fetch_model() -> None:
     """Install the small local model's weights (93 MB, once, checked by sha256)."""
+    _fetch()
+
+
+def _fetch() -> None:
     from ipyconvexai.providers.weights import fetch
 
     fetch()

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from ipyconvexai.errors import EmptyPromptError, InputError
+from ipyconvexai.ids import new_id
 from ipyconvexai.providers.clients import AsyncOpenAI, Wiring
 from ipyconvexai.providers.corridor import CALLER
 from ipyconvexai.providers.endpoints import Endpoint, resolve
@@ -22,13 +23,19 @@ from ipyconvexai.providers.exchange import Answer, chat, stream
 from ipyconvexai.providers.schemas import parse_answer, response_format
 from ipyconvexai.reply import Reply
 from ipyconvexai.settings import Settings, parse_replay
-from ipyconvexai.store.conversations import add_messages, find_conversation, newest_messages
+from ipyconvexai.store.conversations import (
+    add_messages,
+    begin_conversation,
+    find_conversation,
+    newest_messages,
+)
 from ipyconvexai.store.ledger import Ledger
 from ipyconvexai.values import Replay
 
 __all__ = ["Generator", "Prompt", "Question"]
 
 Prompt = str | Sequence[Mapping[str, Any]]
+Conversation = tuple[str | None, bool]  # its id, and whether it is new
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,6 +49,8 @@ class Question:
     schema: Any = None
     replay: str | Replay | None = None
     timeout: float | None = None
+    base_url: str | None = None
+    key_variable: str | None = None
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -55,9 +64,13 @@ class Generator:
         self._clients: dict[tuple[str, int], AsyncOpenAI] = {}
 
     # ------------------------------------------------------------------------------------------ endpoints
-    async def endpoint(self, model: str | None) -> Endpoint:
+    async def endpoint(
+        self, model: str | None, base_url: str | None = None, key_variable: str | None = None
+    ) -> Endpoint:
         """Where `model` is reached. Blocking (a local model starts), so in a thread."""
-        return await asyncio.to_thread(resolve, model, settings=self._settings)
+        return await asyncio.to_thread(
+            resolve, model, settings=self._settings, base_url=base_url, key_variable=key_variable
+        )
 
     def client(self, endpoint: Endpoint) -> AsyncOpenAI:
         # By what a client is made of: a local model that was started anew has another port and key.
@@ -85,7 +98,7 @@ class Generator:
         """
         endpoint, conversation, body = await self._prepare(question)
         started = time.perf_counter()
-        with self._introduced(question, conversation):
+        with self._introduced(question, conversation[0]):
             answer = await chat(self.client(endpoint), endpoint, body, self._timeout(question))
         return await self._reply(question, endpoint, answer, conversation, time.perf_counter() - started)
 
@@ -95,7 +108,7 @@ class Generator:
         started = time.perf_counter()
         parts = stream(self.client(endpoint), endpoint, body, self._timeout(question))
         answer: str | Answer | None
-        with self._introduced(question, conversation):  # the request is made before the first part comes
+        with self._introduced(question, conversation[0]):  # the request is made before the first part comes
             answer = await anext(parts, None)
         try:
             while isinstance(answer, str):
@@ -106,15 +119,19 @@ class Generator:
         assert answer is not None
         yield await self._reply(question, endpoint, answer, conversation, time.perf_counter() - started)
 
-    async def _prepare(self, question: Question) -> tuple[Endpoint, str | None, dict[str, Any]]:
+    async def _prepare(self, question: Question) -> tuple[Endpoint, Conversation, dict[str, Any]]:
         """Whatever can be wrong with a question is found here, before anything is sent."""
         check_prompt(question.prompt)
+        check_timeout(question.timeout)
+        check_json(question.params)
+        if reserved := sorted(_RESERVED & set(question.params)):
+            raise InputError(f"{reserved[0]}= is no parameter of a question", cure=_RESERVED_CURE)
         if question.replay is not None:
             parse_replay(question.replay)
         form = None if question.schema is None else response_format(question.schema)
-        endpoint = await self.endpoint(question.model)
+        endpoint = await self.endpoint(question.model, question.base_url, question.key_variable)
         conversation = await self._conversation(question)
-        body = await self._body(question, endpoint, conversation)
+        body = await self._body(question, endpoint, None if conversation[1] else conversation[0])
         return endpoint, conversation, body if form is None else {**body, "response_format": form}
 
     @contextlib.contextmanager
@@ -143,22 +160,27 @@ class Generator:
         body: dict[str, Any] = {"model": endpoint.model, "messages": messages}
         return body | {name: value for name, value in question.params.items() if value is not None}
 
-    async def _conversation(self, question: Question) -> str | None:
+    async def _conversation(self, question: Question) -> tuple[str | None, bool]:
+        """The conversation's id, and whether it is new: it begins with its first answer."""
         if question.conversation is None:
-            return None
-        return await asyncio.to_thread(find_conversation, self._ledger, question.conversation, self._settings.user)
+            return None, False
+        found = await asyncio.to_thread(find_conversation, self._ledger, question.conversation)
+        return found or new_id(), found is None
 
-    async def _remember(self, question: Question, reply: Reply) -> None:
-        """Question and answer join the conversation together; a failed call leaves it as it was."""
-        if reply.conversation_id is None:
-            return
+    def _remember(self, question: Question, conversation: Conversation, reply: Reply) -> str | None:
+        """Question and answer join the conversation together; a failed call leaves everything as it was. Blocking."""
+        known, is_new = conversation
+        if known is None or question.conversation is None:
+            return None
+        if is_new:
+            known = begin_conversation(self._ledger, known, question.conversation, self._settings.user)
         asked = [(str(message["role"]), _text_of(message)) for message in _messages(question.prompt)]
-        messages = [*asked, ("assistant", reply.text)]
-        await asyncio.to_thread(add_messages, self._ledger, reply.conversation_id, messages, reply.request_id)
+        add_messages(self._ledger, known, [*asked, ("assistant", reply.text)], reply.request_id)
+        return known
 
     # ------------------------------------------------------------------------------------------ what came back
     async def _reply(
-        self, question: Question, endpoint: Endpoint, answer: Answer, conversation: str | None, duration: float
+        self, question: Question, endpoint: Endpoint, answer: Answer, conversation: Conversation, duration: float
     ) -> Reply:
         reading, schema = answer.reading, question.schema
         text = reading.text or ""
@@ -169,14 +191,37 @@ class Generator:
             model=reading.model or endpoint.model,
             finish_reason=reading.finish_reason,
             request_id=answer.request_id,
-            conversation_id=conversation,
+            conversation_id=conversation[0],
             replayed=answer.replayed,
             parsed=None if schema is None else parse_answer(schema, text, answer.request_id),
             duration=duration,
             raw=_json(answer.content),
         )
-        await self._remember(question, reply)
+        if conversation[0] is not None:
+            joined = await asyncio.to_thread(self._remember, question, conversation, reply)
+            reply = dataclasses.replace(reply, conversation_id=joined)
         return reply
+
+
+# Sent along they would change the kind of the answer, or mean nothing to a provider and be refused.
+_RESERVED = frozenset("budget concurrency messages progress stream stream_options".split())
+_RESERVED_CURE = "For pieces of text as they come: ai.stream(...). A list of messages goes in as the prompt."
+
+
+def check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
+        raise InputError(f"timeout={timeout!r} is no number of seconds", cure="Use a number above 0.")
+
+
+def check_json(params: Mapping[str, Any]) -> None:
+    """Raise InputError where a parameter cannot be sent."""
+    for name, value in params.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{name}={value!r:.80} cannot be sent", cure="Parameters of a provider's are plain JSON values."
+            ) from None
 
 
 def check_prompt(prompt: Prompt) -> None:
@@ -185,7 +230,7 @@ def check_prompt(prompt: Prompt) -> None:
         if not prompt.strip():
             raise EmptyPromptError("the prompt is empty", cure="Write what you want to ask. Nothing was sent.")
         return
-    if not isinstance(prompt, Sequence) or not all(isinstance(message, Mapping) for message in prompt):
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
         raise InputError(
             f"a prompt is a text or a list of messages, not {type(prompt).__name__}",
             cure='For example: [{"role": "user", "content": "..."}].',
@@ -194,6 +239,10 @@ def check_prompt(prompt: Prompt) -> None:
         raise EmptyPromptError("the list of messages is empty", cure="Add a message. Nothing was sent.")
     if not all(isinstance(message, Mapping) and message.get("role") for message in prompt):
         raise InputError("a message has no role", cure='For example: {"role": "user", "content": "..."}.')
+    last = _messages(prompt)[-1]
+    content = last.get("content")
+    if last["role"] == "user" and isinstance(content, str) and not content.strip():
+        raise EmptyPromptError("the last message is empty", cure="Write what you want to ask. Nothing was sent.")
 
 
 def _messages(prompt: Prompt) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from ipyconvexai.errors import ConfigurationError, DeadlockError
+from ipyconvexai.errors import CanceledError, ConfigurationError, DeadlockError
 
 __all__ = ["BackgroundLoop"]
 
@@ -108,6 +108,12 @@ class BackgroundLoop:
             raise
         except ConfigurationError:
             coroutine.close()
+            raise
+        except concurrent.futures.CancelledError:
+            raise CanceledError("the call was stopped: its app was closed", cure="Ask again.") from None
+        except BaseException:  # what `tick` raised: nobody waits any more
+            if not errand.outcome.done():
+                self._soon(errand.cancel)
             raise
 
     def _soon(self, function: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from ipyconvexai.errors import InputError
 from ipyconvexai.relation import Relation
 from ipyconvexai.store.ledger import Ledger
+from ipyconvexai.values import Status
 
 __all__ = ["Records"]
 
@@ -53,6 +54,8 @@ class Records:
             status: only those with this status ("ok", "error", "unknown" ...).
             containing: only those whose request or answer contains this text.
         """
+        if status is not None and status not in list(Status):
+            raise InputError(f"status={status!r} is not known", cure=f"Use one of {', '.join(Status)}.")
         sql = f"SELECT {_COLUMNS} FROM calls WHERE ($status IS NULL OR status = $status)"
         sql += " AND ($text IS NULL OR contains(lower(coalesce(request, '') || coalesce(text, '')), lower($text)))"
         sql += " ORDER BY sent_at DESC, id DESC" + (f" LIMIT {int(limit)}" if limit is not None else "")
@@ -96,6 +99,8 @@ class Records:
 
         path = Path(path)
         table = Relation(self._ledger.arrow(query)).arrow()
+        if not path.parent.is_dir():
+            raise InputError(f"there is no folder {path.parent}", cure="Make it, or name another.")
         if path.suffix == ".parquet":
             pyarrow.parquet.write_table(table, path)
         elif path.suffix == ".csv":

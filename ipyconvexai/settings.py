@@ -113,6 +113,8 @@ class Secret:
 
 # ---------------------------------------------------------------------------------------------- redaction
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+_PROVIDERS_NAME = re.compile(r"_API_KEY$", re.IGNORECASE)  # as every provider's is called: surely a key
+_LOOKS_SECRET = re.compile(r"\S{16,}")  # SORT_KEY and PRIMARY_KEY hold words, which must not vanish from answers
 _SHORTEST = 8  # a shorter value would blank out ordinary words
 _TOKEN = re.compile(r"[\w.+=~-]{24,}")  # surely a key: its beginning and its end give it away, too
 _PART = 16  # characters of these
@@ -135,13 +137,15 @@ def remember_secret(value: str) -> None:
 
 
 def known_secrets() -> list[str]:
-    """The values ``redact`` looks for: every key met so far and what the environment holds under a telling name."""
+    """The values ``redact`` looks for: every key met so far and what the environment holds under a telling name,
+    if it looks like a key there."""
     global _scanned
     now = time.monotonic()
     if now - _scanned >= _RESCAN_AFTER:
         _scanned = now
         for name, value in list(os.environ.items()):
-            if _SECRET_NAME.search(name):
+            value = value.strip()
+            if _PROVIDERS_NAME.search(name) or (_SECRET_NAME.search(name) and _LOOKS_SECRET.fullmatch(value)):
                 remember_secret(value)
     return list(_forms)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -94,5 +93,4 @@ class Failure:
     retryable: bool = False
     retry_after: float | None = None
     request_id: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
     success: bool = False

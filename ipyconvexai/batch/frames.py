@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import narwhals as nw
+from narwhals.exceptions import NarwhalsError
 
 from ipyconvexai.errors import InputError, UnknownColumnError
 
@@ -30,6 +31,8 @@ def open_frame(native: Any) -> tuple[nw.DataFrame[Any], nw.LazyFrame[Any] | None
             f"{type(native).__name__} is not a DataFrame",
             cure="Pass a pandas, polars or pyarrow frame or a DuckDB relation.",
         ) from None
+    except NarwhalsError as error:  # two columns of one name, say
+        raise InputError(f"this frame cannot be read: {error}", cure="Give each column a name of its own.") from None
     return (frame.collect(), frame) if isinstance(frame, nw.LazyFrame) else (frame, None)
 
 
@@ -46,7 +49,16 @@ def column_of(frame: nw.DataFrame[Any], column: str) -> list[Any]:
             f"the frame has no column {column!r}",
             cure=f"{hint}It has {', '.join(map(str, frame.columns))}. Nothing was sent.",
         )
-    return [None if isinstance(value, float) and math.isnan(value) else value for value in frame[column].to_list()]
+    series = frame.get_column(column)
+    missing = series.is_null().to_list()
+    return [
+        None if gone or _is_missing(value) else value for value, gone in zip(series.to_list(), missing, strict=True)
+    ]
+
+
+def _is_missing(value: Any) -> bool:
+    """What pandas puts into columns of objects for "nothing": NaN, NA, NaT."""
+    return (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType")
 
 
 def with_columns(

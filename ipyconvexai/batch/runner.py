@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from ipyconvexai.errors import CallError, Error
+from ipyconvexai.errors import CallError, Error, InputError
 from ipyconvexai.providers.clients import AsyncOpenAI
 from ipyconvexai.providers.corridor import CALLER
 from ipyconvexai.providers.endpoints import Endpoint
@@ -40,7 +40,10 @@ class Done:
 class Runner:
     """Sends bodies to one endpoint, `concurrency` at once."""
 
-    def __init__(self, client: AsyncOpenAI, endpoint: Endpoint, concurrency: int, caller: Caller) -> None:
+    def __init__(
+        self, client: AsyncOpenAI, endpoint: Endpoint, concurrency: int, caller: Caller, timeout: float | None = None
+    ) -> None:
+        self._timeout = timeout
         self._client = client
         self._endpoint = endpoint
         self._workers = WORKERS_PER_SEND * concurrency
@@ -65,18 +68,26 @@ class Runner:
 
     async def _send(self, body: dict[str, Any]) -> Done:
         try:
-            answer = await chat(self._client, self._endpoint, body)
-        except CallError as error:
+            answer = await chat(self._client, self._endpoint, body, self._timeout)
+        except (CallError, InputError) as error:  # of this row; whatever else happens is everybody's
             return Done(error=error, request_id=error.request_id)
         text, request_id = answer.reading.text, answer.request_id
         if text is None:
-            silent = CallError("the model answered without text", request_id=request_id)
+            silent = CallError(
+                "the model answered without text", cure="Look at its answer: ai.ledger.calls().", request_id=request_id
+            )
             return Done(error=silent, request_id=request_id)
         return Done(text, request_id, answer.reading.usage.total_tokens, answer.cost or 0.0)
 
 
 async def _all(workers: Iterable[Awaitable[None]]) -> None:
-    """Run the workers; the first that fails stops the others."""
-    async with asyncio.TaskGroup() as group:
-        for worker in workers:
-            group.create_task(worker)  # type: ignore[arg-type] # a coroutine
+    """Run the workers; the first that fails stops the others, and its error is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for worker in workers:
+                group.create_task(worker)  # type: ignore[arg-type] # a coroutine
+    except BaseExceptionGroup as failed:
+        first = failed.exceptions[0]
+    else:
+        return
+    raise first  # alone: a group of 64 times the same is not to be read

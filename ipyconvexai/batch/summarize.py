@@ -15,9 +15,11 @@ from ipyconvexai.batch.frames import column_of, open_frame, with_columns
 from ipyconvexai.batch.progress import Progress
 from ipyconvexai.batch.runner import Done, Runner
 from ipyconvexai.errors import BatchError, Error, InputError
+from ipyconvexai.generation import check_json, check_timeout
 from ipyconvexai.ids import new_id
 from ipyconvexai.providers.corridor import CALLER, body_bytes, cache_key
 from ipyconvexai.providers.endpoints import Endpoint
+from ipyconvexai.settings import parse_replay
 from ipyconvexai.values import Caller, Replay
 
 __all__ = ["asummarize", "summarize"]
@@ -37,9 +39,11 @@ def summarize(
     *,
     into: str = "summary",
     model: str | None = None,
-    system: str = SYSTEM,
+    system: str | None = SYSTEM,
     prompt: str = PROMPT,
     concurrency: int | None = None,
+    replay: str | Replay | None = None,
+    timeout: float | None = None,
     fresh: bool = False,
     on_error: str = "keep",
     progress: bool = True,
@@ -57,7 +61,10 @@ def summarize(
         system: the system message.
         prompt: the template of the question; ``{document}`` is the text.
         concurrency: requests being sent at once; default 32, for the local model 2.
-        fresh: send again what is already answered.
+        replay: "only": what is not in the ledger is an error of its row, and nothing is sent.
+        timeout: seconds of silence after which an attempt is given up.
+        fresh: send again what is already answered. With record="metadata" there is nothing to go on from, and
+            everything is sent each time.
         on_error: "keep": a failed row gets null and its error; "raise": the first failure raises at the end.
         progress: show a bar.
         **params: parameters of the provider's: temperature, max_tokens, ...
@@ -69,12 +76,10 @@ def summarize(
     """
     frame, lazy = open_frame(df)
     texts = column_of(frame, column)
-    _check(prompt, concurrency, on_error)
-    current = app()
-    batch = Batch(current, system, prompt, params, fresh)
+    batch = Batch(app(), model, system, prompt, concurrency, replay, timeout, fresh, on_error, params)
     bar = Progress(enabled=progress)
     try:
-        results = current.run(batch.run(texts, model, concurrency, bar), tick=bar.draw)
+        results = batch.app.run(batch.run(texts, bar), tick=bar.draw)
     except KeyboardInterrupt:
         bar.stopped()
         raise
@@ -83,27 +88,27 @@ def summarize(
     return _assemble(frame, lazy, into, results, on_error)  # type: ignore[no-any-return]
 
 
-async def asummarize(df: Frame, column: str, *, into: str = "summary", on_error: str = "keep", **options: Any) -> Frame:
-    """``summarize`` for async code; no bar."""
+async def asummarize(
+    df: Frame,
+    column: str,
+    *,
+    into: str = "summary",
+    model: str | None = None,
+    system: str | None = SYSTEM,
+    prompt: str = PROMPT,
+    concurrency: int | None = None,
+    replay: str | Replay | None = None,
+    timeout: float | None = None,
+    fresh: bool = False,
+    on_error: str = "keep",
+    **params: Any,
+) -> Frame:
+    """``summarize`` for async code; the same but for the bar."""
     frame, lazy = open_frame(df)
     texts = column_of(frame, column)
-    model, concurrency = options.pop("model", None), options.pop("concurrency", None)
-    system, prompt = options.pop("system", SYSTEM), options.pop("prompt", PROMPT)
-    fresh, _ = options.pop("fresh", False), options.pop("progress", False)
-    _check(prompt, concurrency, on_error)
-    current = app()
-    batch = Batch(current, system, prompt, options, fresh)
-    results = await current.arun(batch.run(texts, model, concurrency, Progress(enabled=False)))
+    batch = Batch(app(), model, system, prompt, concurrency, replay, timeout, fresh, on_error, params)
+    results = await batch.app.arun(batch.run(texts, Progress(enabled=False)))
     return _assemble(frame, lazy, into, results, on_error)  # type: ignore[no-any-return]
-
-
-def _check(prompt: str, concurrency: int | None, on_error: str) -> None:
-    if "{document}" not in prompt:
-        raise InputError("the prompt has no {document}", cure='For example: prompt="Summarise this:\\n{document}".')
-    if on_error not in ("keep", "raise"):
-        raise InputError(f"on_error={on_error!r} is not known", cure='Use "keep" or "raise".')
-    if concurrency is not None and concurrency < 1:
-        raise InputError(f"concurrency={concurrency} sends nothing", cure="Use 1 or more.")
 
 
 def _assemble(frame: Any, lazy: Any, into: str, results: list[Done], on_error: str) -> Any:
@@ -127,22 +132,43 @@ def _one_line(error: Error) -> str:
     return f"{error.code}: {error.message}"
 
 
+# Words of this package's that are no parameters of a provider's: sent along they would be refused, and paid for.
+_RESERVED = frozenset("base_url budget conversation key_variable messages retries schema stream stream_options".split())
+
+
 @dataclasses.dataclass(slots=True)
 class Batch:
-    """One run over a list of texts."""
+    """One run over a list of texts. Wrong options are found when it is made."""
 
     app: App
-    system: str
+    model: str | None
+    system: str | None
     prompt: str
-    params: dict[str, Any]
+    concurrency: int | None
+    replay: str | Replay | None
+    timeout: float | None
     fresh: bool
+    on_error: str
+    params: dict[str, Any]
 
-    async def run(self, texts: list[Any], model: str | None, concurrency: int | None, bar: Progress) -> list[Done]:
+    def __post_init__(self) -> None:
+        if "{document}" not in self.prompt:
+            raise InputError("the prompt has no {document}", cure='For example: prompt="Summarise this:\\n{document}".')
+        if self.on_error not in ("keep", "raise"):
+            raise InputError(f"on_error={self.on_error!r} is not known", cure='Use "keep" or "raise".')
+        if self.concurrency is not None and (not isinstance(self.concurrency, int) or self.concurrency < 1):
+            raise InputError(f"concurrency={self.concurrency!r} is no number of requests", cure="Use 1 or more.")
+        if reserved := sorted(_RESERVED & set(self.params)):
+            raise InputError(f"summarize takes no {reserved[0]}=", cure="help(ai.summarize) lists what it takes.")
+        check_timeout(self.timeout)
+        check_json(self.params)
+
+    async def run(self, texts: list[Any], bar: Progress) -> list[Done]:
         """One outcome for each text, in order."""
         import asyncio
 
         documents = list(dict.fromkeys(text for text in texts if _is_document(text)))
-        endpoint = await self.app.generator.endpoint(model)
+        endpoint = await self.app.generator.endpoint(self.model)
         body = self._body_of(endpoint)
         keys = [cache_key(endpoint.identity, "chat/completions", body_bytes(body(text))) for text in documents]
         done = await asyncio.to_thread(self._known, documents, keys)
@@ -155,13 +181,13 @@ class Batch:
             done[text] = outcome
             bar.count(outcome)
 
-        if todo:
-            sends = concurrency or (LOCAL_CONCURRENCY if endpoint.provider == "local" else CONCURRENCY)
-            runner = Runner(self.app.generator.client(endpoint), endpoint, sends, self._caller())
-            try:
-                await runner.run(todo, body, report)
-            finally:
-                await asyncio.wait([keeping])
+        try:
+            if todo:
+                sends = self.concurrency or (LOCAL_CONCURRENCY if endpoint.provider == "local" else CONCURRENCY)
+                client = self.app.generator.client(endpoint)
+                await Runner(client, endpoint, sends, self._caller(), self.timeout).run(todo, body, report)
+        finally:
+            await asyncio.wait([keeping])
         await keeping
         return [done[text] if _is_document(text) else _no_document(text) for text in texts]
 
@@ -176,17 +202,19 @@ class Batch:
 
     def _caller(self) -> Caller:
         retries = max(RETRIES, self.app.settings.retries)
-        replay = Replay.OFF if self.fresh else None
+        replay = None if self.replay is None else parse_replay(self.replay)
+        if self.fresh:
+            replay = Replay.OFF
         return dataclasses.replace(CALLER.get(), source="batch", batch_id=new_id(), retries=retries, replay=replay)
 
     def _body_of(self, endpoint: Endpoint) -> Callable[[str], dict[str, Any]]:
         """The common part of the prompt comes first and byte-equal, so that providers' prompt caches hit."""
         fixed = {"model": endpoint.model, **endpoint.summary_params, **self.params}
         before, _, after = self.prompt.partition("{document}")
-        system = {"role": "system", "content": self.system}
+        system = [{"role": "system", "content": self.system}] if self.system else []
 
         def body(text: str) -> dict[str, Any]:
-            return {**fixed, "messages": [system, {"role": "user", "content": f"{before}{text}{after}"}]}
+            return {**fixed, "messages": [*system, {"role": "user", "content": f"{before}{text}{after}"}]}
 
         return body
 

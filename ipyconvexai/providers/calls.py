@@ -26,6 +26,7 @@ from ipyconvexai.values import Caller, Replay, Status, Stop
 
 __all__ = [
     "CALLER",
+    "NOT_SENT",
     "REPLAYED_HEADER",
     "REQUEST_ID_HEADER",
     "Call",
@@ -44,6 +45,8 @@ CALLER: ContextVar[Caller] = ContextVar("ipyconvexai_caller", default=Caller()) 
 
 REQUEST_ID_HEADER = "x-ipyconvexai-request-id"  # on every answer: its row in `requests`
 REPLAYED_HEADER = "x-ipyconvexai-replayed"
+
+NOT_SENT = "not_sent"  # the error code of an attempt that was given up before anything was sent
 
 Send = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
 
@@ -70,7 +73,7 @@ class Call:
         retries: attempts allowed after the first.
         recorded: False for lists and look-ups (GET), which cost nothing.
         first_id: the row of the first attempt; request_id: that of the present one.
-        sent: when the present attempt was sent, on the corridor's clock.
+        sent: when the present attempt was sent, on the corridor's clock; None: not yet.
     """
 
     request: httpx2.Request = field(repr=False)  # its address may hold a password
@@ -90,11 +93,15 @@ class Call:
     first_id: str | None = None
     request_id: str = ""
     attempt: int = 0
-    sent: float = 0.0
+    sent: float | None = None
 
     @property
     def is_replayable(self) -> bool:
         return self.request.method == "POST" and self.path.endswith(_REPLAYABLE)
+
+    def milliseconds(self, now: float) -> float | None:
+        """Since the present attempt was sent; None where it was not."""
+        return None if self.sent is None else (now - self.sent) * 1000
 
 
 def describe(
@@ -233,6 +240,8 @@ def outcome_of(
 
 
 def _cost(call: Call, reading: Reading) -> float | None:
+    if reading.error_code == NOT_SENT:
+        return 0.0
     if reading.usage.input_tokens is None and reading.usage.output_tokens is None:
         return None
     return cost_usd(call.endpoint.provider, reading.model or call.model or "", reading.usage)

@@ -378,7 +378,7 @@ def nearest_names(word: str, candidates: Iterable[str], *, least: float = 0.6) -
 def unknown_model(provider: str, model: str, offered: Iterable[str] = ()) -> UnknownModelError:
     """The error for a provider's answer that it has no such model; `offered`: the names it has, if known."""
     known = find(provider)
-    names = list(offered) or list(known.models if known else ())
+    names = [name for name in offered or (known.models if known else ()) if name != model]
     cure = _did_you_mean([f"{provider}:{name}" for name in nearest_names(model, names) or names[:3]])
     title = known.title if known else provider
     return UnknownModelError(f"{title} has no model {model!r}.", cure=cure + f"%ai list {provider} shows what it has.")
@@ -398,9 +398,10 @@ def _raise_unknown(text: str, prefix: str) -> NoReturn:
         _raise_unknown_provider(prefix or text)
     where = {name: f"{provider.name}:{name}" for provider in reversed(providers()) for name in provider.models}
     near = [where[name] for name in nearest_names(text, where)]
+    example = near[0] if near else f"openai:{text}"  # what was mistyped would be no example
     raise UnknownModelError(
         f"No provider is known for the model {text!r}.",
-        cure=_did_you_mean(near) + f"Write provider:model, for example openai:{text}. %ai list shows the providers.",
+        cure=_did_you_mean(near) + f"Write provider:model, for example {example}. %ai list shows the providers.",
     )
 
 

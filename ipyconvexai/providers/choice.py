@@ -27,7 +27,7 @@ from ipyconvexai.providers.catalog import (
 from ipyconvexai.providers.probing import Probe, first_chat_model, models_url, prober
 from ipyconvexai.settings import Settings, redact
 
-__all__ = ["Choice", "ModelRow", "Reason", "choose", "doctor_report", "list_models"]
+__all__ = ["Choice", "ModelRow", "Reason", "choose", "doctor_report", "list_models", "needs_bundled"]
 
 INSTALL_LOCAL = 'pip install "ipyconvexai[local]"  and then  ipyconvexai fetch-model'
 
@@ -70,6 +70,12 @@ def choose(settings: Settings, environ: Mapping[str, str] = os.environ, probe: P
         if model is not None:
             return Choice(model, tuple(reasons))
     return Choice(None, tuple(reasons), _no_model())
+
+
+def needs_bundled(settings: Settings, environ: Mapping[str, str] = os.environ, probe: Probe | None = None) -> bool:
+    """Whether the bundled local model is the one to use, or would be if it were installed: nothing else is there."""
+    choice = choose(settings, environ, probe)
+    return choice.model == f"{LOCAL}:{BUNDLED}" or isinstance(choice.error, NoModelError)
 
 
 def _choice_of_setting(model: str, environ: Mapping[str, str]) -> Choice:
@@ -204,7 +210,7 @@ def doctor_report(settings: Settings, environ: Mapping[str, str] = os.environ, *
         choose(settings, environ, probe).explain(),
         "providers:",
         *(f"  {each.name:<11}{_line(each, environ)}" for each in providers() if each.name != LOCAL),
-        f"local model: {f'{problem}. Install it:  {INSTALL_LOCAL}' if problem else state}",
+        "local model: " + (f"{problem.rstrip('.')}. Install it:  {INSTALL_LOCAL}" if problem else state),
     ]
     return redact("\n".join(lines))
 

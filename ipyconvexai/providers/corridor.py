@@ -24,6 +24,7 @@ from ipyconvexai.ids import new_id
 from ipyconvexai.providers import faults
 from ipyconvexai.providers.calls import (
     CALLER,
+    NOT_SENT,
     REPLAYED_HEADER,
     REQUEST_ID_HEADER,
     Call,
@@ -100,7 +101,8 @@ class Corridor:
         if call.is_replayable:
             return await self._replayed_or_sent(call)
         if call.replay is Replay.ONLY:
-            raise faults.replay_miss(f"{call.path} is never replayed, and replay is 'only'", call.request, cure="")
+            cure = "Give this call replay='off', or leave it out: an upload or a deletion is no answer to keep."
+            raise faults.replay_miss(f"{call.path} is never replayed, and replay is 'only'", call.request, cure=cure)
         return await self._attempts(call)
 
     async def aclose(self) -> None:
@@ -110,28 +112,29 @@ class Corridor:
 
     # ------------------------------------------------------------------------------------------ replay
     async def _replayed_or_sent(self, call: Call) -> httpx2.Response:
-        alone = False  # without a flight: the one under way does not get on
-        while True:
-            flight = self._flights.find(call.key)
-            if flight is not None and not alone:
-                alone = not await flight.wait(self._clock)
-            if (recording := await self._ledger.recorded(call.key)) is not None:
+        while (flight := self._flights.find(call.key)) is not None:
+            if not await flight.wait(self._clock):  # it does not get on: without a flight of our own
+                return await self._looked_up_or_sent(call)
+            if (recording := await self._ledger.recorded(call.key)) is not None:  # all its followers at once
                 return _replay(recording, call.request)
-            if call.replay is Replay.ONLY:
-                await self._miss(call)
-            if alone:
-                return await self._attempts(call)
-            if self._flights.find(call.key) is None:
-                return await self._lead(call)
+        return await self._lead(call)
 
     async def _lead(self, call: Call) -> httpx2.Response:
+        """The look into the ledger is part of the flight: whoever looked before it could miss what landed since."""
         flight = self._flights.begin(call.key)
         response = None
         try:
-            response = await self._attempts(call)
+            response = await self._looked_up_or_sent(call)
         finally:
             self._flights.end(call.key, flight, response)
         return response
+
+    async def _looked_up_or_sent(self, call: Call) -> httpx2.Response:
+        if (recording := await self._ledger.recorded(call.key)) is not None:
+            return _replay(recording, call.request)
+        if call.replay is Replay.ONLY:
+            await self._miss(call)
+        return await self._attempts(call)
 
     async def _miss(self, call: Call) -> None:
         if await self._ledger.recorded_without_content(call.key):
@@ -178,6 +181,7 @@ class Corridor:
     async def _admit(self, call: Call) -> None:
         """Make the intent durable. The place where limits and budgets are judged."""
         call.attempt += 1
+        call.sent = None
         if not call.recorded:
             return
         call.request_id = new_id()
@@ -191,7 +195,6 @@ class Corridor:
 
     async def _attempt(self, call: Call) -> _Attempt:
         """Send once and settle."""
-        call.sent = self._clock()
         try:
             inner, content = await self._exchange(call)
         except asyncio.CancelledError:
@@ -214,7 +217,7 @@ class Corridor:
         gate = call.caller.gate
         if gate is not None:
             await gate.acquire()
-            call.sent = self._clock()  # waiting for its turn is not the provider's time
+        call.sent = self._clock()  # waiting for its turn is not the provider's time
         try:
             inner = await (call.send or self._send)(call.sending)
             if _is_stream(call, inner):
@@ -254,7 +257,6 @@ class Corridor:
     async def _refuse(self, call: Call, reason: str) -> None:
         call.recorded = True  # whatever it is: somebody tried
         await self._admit(call)
-        call.sent = self._clock()
         fault = faults.refused(reason, call.request, call.request_id)
         reading = Reading(error_code=fault.code, error_message=fault.message)
         await self._settle(call, self._outcome(call, Status.REFUSED, reading))
@@ -270,9 +272,9 @@ class Corridor:
         content: bytes | None = None,
     ) -> Outcome:
         if reading is None and status in (Status.CANCELED, Status.INTERRUPTED):
-            reading = Reading(error_code=status.value)
-        # Nothing was sent yet where a call was given up while its intent was being written.
-        duration = (self._clock() - call.sent) * 1000 if call.sent else None
+            # Given up while its intent was being written, or while it waited for its turn: it cost nothing.
+            reading = Reading(error_code=status.value if call.sent is not None else NOT_SENT)
+        duration = call.milliseconds(self._clock())
         return outcome_of(call, status, reading, response=response, content=content, duration_ms=duration)
 
     async def _settle(self, call: Call, outcome: Outcome) -> None:

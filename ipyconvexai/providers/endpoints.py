@@ -94,13 +94,32 @@ class Endpoint:
 
 def provider_at(base_url: str) -> str:
     """The word for the provider at an address that a client was given; "custom" where it is nobody's we know."""
-    at = urlsplit(base_url).netloc
+    found, most = CUSTOM, 0
     for provider in providers():
-        if at and at in (
-            urlsplit(address).netloc for address in (provider.base_url or "", base_url_of(provider, os.environ))
-        ):
-            return provider.name
-    return CUSTOM
+        for address, whole_host in ((provider.base_url or "", True), (base_url_of(provider, os.environ), False)):
+            likeness = _likeness(base_url, address, whole_host)
+            if likeness > most:  # the first of equals
+                found, most = provider.name, likeness
+    return found
+
+
+def _likeness(url: str, address: str, whole_host: bool) -> int:
+    """How much of `url` is `address`: 0 for another server, otherwise the more, the longer the path they share.
+
+    Several providers may be behind one host (a gateway), told apart by their paths; a host that is a provider's by
+    itself (`whole_host`) is so with any path.
+    """
+    ours, theirs = urlsplit(url), urlsplit(address)
+    if not theirs.netloc or _host(ours.netloc) != _host(theirs.netloc):
+        return 0
+    path, base = ours.path.rstrip("/") + "/", theirs.path.rstrip("/") + "/"
+    if path.startswith(base):
+        return 1 + len(base)
+    return 1 if whole_host else 0
+
+
+def _host(netloc: str) -> str:
+    return netloc.rpartition("@")[2].lower()
 
 
 def resolve(

@@ -6,8 +6,12 @@ written for the SDK goes on working. Calls openai, httpx2 and ``render``: what a
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import socket
+import ssl
 from typing import Any
 
 import httpx2
@@ -41,6 +45,10 @@ class _Fault(errors.CallError, openai.APIConnectionError):  # type: ignore[misc]
 
 def _restore(kind: type[_Fault], message: str, method: str, url: str, request_id: str, cure: str) -> _Fault:
     return kind(message, httpx2.Request(method, url), request_id, cure=cure)
+
+
+class UnknownModel(errors.UnknownModelError, errors.ProviderError):
+    """The provider answered that it has no such model: the same error as where the catalogue says so."""
 
 
 class Unreachable(_Fault, errors.UnreachableError):
@@ -78,6 +86,10 @@ class ReplayMiss(_Fault, errors.ReplayMissError):
     retryable = False
 
 
+_WRONG_PATH = (
+    "Is the address right? Most end in /v1. `ipyconvexai doctor` shows which address is used and why; and not every "
+    "provider has everything."
+)
 _ADDRESS = "Is the address right and the server up? `ipyconvexai doctor` shows which address is used and why."
 
 
@@ -88,7 +100,7 @@ def transport_fault(error: Exception, request: httpx2.Request, request_id: str) 
     """
     where = f"{request.url.scheme}://{request.url.netloc.decode()}"
     cause = error.__cause__ or error
-    reason = _foreign(str(cause) or type(cause).__name__)
+    reason = _foreign(_reason(cause))
     if isinstance(cause, TimeoutError) or (cause is error and isinstance(error, httpx2.TimeoutException)):
         cure = "Ask again, or allow more: timeout=SECONDS. The provider may have done the work and billed it."
         return TimedOut(f"no answer from {where} in time", request, request_id, cure=cure)
@@ -101,6 +113,23 @@ def transport_fault(error: Exception, request: httpx2.Request, request_id: str) 
         cure = "Ask again. The provider may have done the work and billed it."
         return Unreachable(f"the connection to {where} broke off: {reason}", request, request_id, cure=cure)
     return Unreachable(f"no connection to {where}: {reason}", request, request_id, cure=_ADDRESS)
+
+
+def _reason(error: Any) -> str:
+    """What a person reads of it: "connection refused", and not where in which library that was found."""
+    error = getattr(error, "os_error", None) or error  # aiohttp: "Cannot connect to host ... ssl:default [...]"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    said = str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        # The numbers of these two are of another list.
+        if error.errno in errno.errorcode and not isinstance(error, ssl.SSLError | socket.gaierror):
+            return os.strerror(error.errno).lower()
+        said = error.strerror or said
+    return _DETAIL.sub("", said)
+
+
+_DETAIL = re.compile(r"^\[Errno -?\d+\] |^\[SSL: \w+\] | \(_\w+\.c:\d+\)$| ssl:\w+(?= \[)")
 
 
 def cut(request: httpx2.Request, request_id: str) -> StreamCut:
@@ -181,8 +210,10 @@ def _status_error(error: openai.APIStatusError, provider: str, model: str, key_v
         found = errors.ContextLengthError(
             said, cure=f"Shorten the prompt, or use a model with a larger context than {model}.", **common
         )
-    elif status == 404 or code == "model_not_found":
-        found = errors.ProviderError(said, cure=unknown_model(provider, model).cure, **common)
+    elif code == "model_not_found" or (status == 404 and _names(message, model)):
+        found = UnknownModel(said, cure=unknown_model(provider, model).cure, **common)
+    elif status == 404:
+        found = errors.ProviderError(said, cure=_WRONG_PATH, **common)
     else:
         again = status >= 500 or status in (408, 409)
         cure = "The provider is in trouble: ask again later." if again else "Change the request as the message says."
@@ -191,6 +222,11 @@ def _status_error(error: openai.APIStatusError, provider: str, model: str, key_v
     if code:
         found.code = code
     return found
+
+
+def _names(message: str, model: str) -> bool:
+    """Whether the message speaks of the model; a short name may be part of any word."""
+    return bool(model) and bool(re.search(rf"(?<![\w.-]){re.escape(model)}(?![\w-])", message))
 
 
 def _rate_cure(code: str | None, after: float | None) -> str:

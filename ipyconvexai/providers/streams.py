@@ -98,7 +98,7 @@ class RecordedStream(httpx2.AsyncByteStream):
             chunk = redact_bytes(chunk)  # the SDK shows what the provider says
         self._kept.append(chunk)
         if self._first_ms is None and reader.started:
-            self._first_ms = (self._clock() - self._call.sent) * 1000
+            self._first_ms = self._call.milliseconds(self._clock())
         if reader.done or reader.failed:
             await self._settle(Status.ERROR if reader.failed else Status.OK)
         return chunk
@@ -169,6 +169,6 @@ class RecordedStream(httpx2.AsyncByteStream):
             response=self._inner,
             content=b"".join(self._kept),
             first_token_ms=self._first_ms,
-            duration_ms=(self._clock() - self._call.sent) * 1000,
+            duration_ms=self._call.milliseconds(self._clock()),
             **said,
         )

@@ -13,31 +13,43 @@ from ipyconvexai.ids import new_id
 from ipyconvexai.settings import redact
 from ipyconvexai.store.ledger import Ledger, utc_now
 
-__all__ = ["add_messages", "find_conversation", "newest_messages"]
+__all__ = ["add_messages", "begin_conversation", "find_conversation", "newest_messages"]
 
 NEWEST = 50  # messages that go along with a new question
 
 
-def find_conversation(ledger: Ledger, title_or_id: str, user: str | None) -> str:
-    """The id of the conversation with this title or id; one with this title is begun when there is none."""
+def find_conversation(ledger: Ledger, title_or_id: str) -> str | None:
+    """The id of the conversation with this title or id; None where none has this title yet.
+
+    Raises:
+        InputError: the title is empty or no text, there is none with this id, or the ledger keeps no content.
+    """
     if not title_or_id.strip():
         raise InputError("a conversation needs a title", cure='Name it: conversation="my analysis".')
+    if ledger.record != "full":
+        raise InputError(
+            "with record='metadata' no conversation is kept", cure="Give the messages as the prompt, or keep content."
+        )
     try:
+        title_or_id.encode()
         known = str(uuid.UUID(title_or_id))
+    except UnicodeError:
+        raise InputError("the conversation's title is no proper text", cure="Use another title.") from None
     except ValueError:
-        return _by_title(ledger, title_or_id, user)
+        rows = ledger.store.read("SELECT min(id)::VARCHAR FROM conversations WHERE title = ?", [redact(title_or_id)])
+        return rows[0][0]  # type: ignore[no-any-return]
     if not ledger.store.read("SELECT 1 FROM conversations WHERE id = ?", [known]):
         raise InputError(f"there is no conversation {title_or_id}", cure="Name it by its title instead.")
     return known
 
 
-def _by_title(ledger: Ledger, title: str, user: str | None) -> str:
+def begin_conversation(ledger: Ledger, conversation: str, title: str, user: str | None) -> str:
+    """Begin the conversation `conversation`; gives its id, or that of the one that another notebook has just begun."""
     # A transaction has the writer to itself, so two notebooks cannot both begin it.
     with ledger.store.transaction() as execute:
         rows = execute("SELECT min(id)::VARCHAR FROM conversations WHERE title = ?", [redact(title)])
         if rows[0][0]:
             return str(rows[0][0])
-        conversation = new_id()
         execute(
             "INSERT INTO conversations (id, created_at, title, user_id) VALUES (?, ?, ?, ?)",
             [conversation, utc_now(), redact(title), user],
@@ -59,11 +71,9 @@ def newest_messages(ledger: Ledger, conversation: str, count: int = NEWEST) -> l
 
 
 def add_messages(ledger: Ledger, conversation: str, messages: list[tuple[str, str]], request_id: str | None) -> None:
-    """Append (role, content) messages in one commit. Without content where only metadata is kept."""
+    """Append (role, content) messages in one commit."""
     columns = ("id", "created_at", "conversation_id", "role", "content", "status", "request_id")
-    full = ledger.record == "full"
     rows: list[tuple[Any, ...]] = [
-        (new_id(), utc_now(), conversation, role, redact(content) if full else None, "done", request_id)
-        for role, content in messages
+        (new_id(), utc_now(), conversation, role, redact(content), "done", request_id) for role, content in messages
     ]
     ledger.add("messages", columns, rows)

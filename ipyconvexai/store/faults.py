@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import duckdb
@@ -54,6 +55,10 @@ def concerns_file(error: errors.Error) -> bool:
 def translate_opening(error: BaseException, path: str) -> errors.Error:
     """As ``translate``, for what was raised by opening: damage shows itself under many names there."""
     translated = translate(error, path)
+    if os.path.isdir(path):
+        return errors.LedgerReadOnlyError(
+            f"{path} is a folder and no ledger", cure=f"Name a file in it: {os.path.join(path, 'ledger.duckdb')}"
+        )
     if "different configuration" in str(error):
         return errors.LedgerLockedError(f"the ledger {path} is open in this process already", cure="Close it there.")
     ours = not isinstance(error, duckdb.Error) or isinstance(error, duckdb.OutOfMemoryException)
@@ -75,9 +80,9 @@ def translate(error: BaseException, path: str) -> errors.Error:
         return error
     text = str(error)
     if isinstance(error, _WRONG_SQL):  # first: the message may quote anything
-        return errors.QueryError(text.strip())
+        return errors.QueryError(text.strip(), cure="Mend the SQL; `DESCRIBE calls` shows what there is to select.")
     if isinstance(error, duckdb.InterruptException):
-        return errors.QueryError("the query was interrupted")
+        return errors.QueryError("the query was interrupted", cure="Run it again; with a LIMIT it takes less long.")
     if is_lock_conflict(error):
         holder = _HOLDER.search(text)
         who = f"{holder['program']} (PID {holder['pid']})" if holder else "another program"
@@ -104,4 +109,7 @@ def translate(error: BaseException, path: str) -> errors.Error:
             f"the ledger {path} cannot be written: {text.splitlines()[0]}",
             cure='Mend its permissions or choose another file: ai.connect("my.duckdb") or IPYCONVEXAI_DB.',
         )
-    return errors.StoreError(f"{type(error).__name__}: {text}")
+    return errors.StoreError(
+        f"{type(error).__name__}: {text}",
+        cure=f"Try again. If it stays, look at the ledger {path} with the DuckDB command line, or use another file.",
+    )

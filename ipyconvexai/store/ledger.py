@@ -185,15 +185,6 @@ class Ledger:
         )
         return {key: (request_id, text) for key, request_id, text in rows}
 
-    def failures(self, cache_keys: Iterable[str]) -> dict[str, int]:
-        """How many of the keys have attempts of each status, e.g. ``{"unknown": 3}``."""
-        rows = self.store.read(
-            "SELECT status, count(DISTINCT cache_key) FROM calls"
-            " WHERE cache_key IN (SELECT unnest(?::UUID[])) AND status <> 'ok' GROUP BY status",
-            [list(cache_keys)],
-        )
-        return dict(rows)
-
     # ------------------------------------------------------------------------------------------ other rows
     def add(self, table: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], *, if_new: bool = False) -> None:
         """Write rows and wait until they are durable."""

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, Protocol
 
-from ipyconvexai.errors import Error, KeeperUnavailableError, TransactionError
+from ipyconvexai.errors import Error, KeeperUnavailableError, StoreError, TransactionError
 from ipyconvexai.ids import new_id
 from ipyconvexai.store.folder import Folder
 from ipyconvexai.store.pipe import Pipe, Receipt
@@ -197,6 +197,8 @@ class KeeperStore:
 
     @contextlib.contextmanager
     def _line(self) -> Iterator[Line]:
+        if self._closed:
+            raise StoreError("this ledger was closed", cure='Open it again: ai.connect("my.duckdb").')
         try:
             line = self._idle.pop()
         except IndexError:

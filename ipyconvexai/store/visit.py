@@ -103,7 +103,10 @@ class Visit:
 
     def do_execute(self, sql: str, params: Any) -> list[tuple[Any, ...]]:
         if self._turn is None:
-            raise StoreError("no transaction was begun on this connection")
+            raise StoreError(
+                "no transaction was begun on this connection",
+                cure="Use the transaction inside of its `with` block only, and in the process that began it.",
+            )
         return self._turn.execute(sql, params)
 
     # ------------------------------------------------------------------------------------------ changes and the end

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import html
+import inspect
 import subprocess
 import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ipyconvexai as ai
 from ipyconvexai import errors
-from ipyconvexai.testing import Answer, Endpoint
+from ipyconvexai.testing import Answer, Endpoint, Fault
 
 
 def test_an_app_opens_nothing_before_it_is_used(tmp_path: Path):
@@ -145,3 +147,106 @@ def test_errors_are_one_block_with_the_users_line(app: ai.App):
     assert block.startswith("EmptyPromptError: the prompt is empty")
     assert "test_application.py" in block
     assert "generation.py" not in block
+
+
+def test_running_the_connect_cell_again_piles_nothing_up(tmp_path: Path, endpoint: Endpoint):
+    before = threading.active_count()
+    for _ in range(4):
+        app = ai.connect(str(tmp_path / "same.duckdb"), model="openai:gpt-4o-mini")
+        ai.generate("hello")
+        alive = threading.active_count() - before
+    assert alive <= 2 * 10, "the last two"
+    assert len(app.ledger.calls()) == 4
+    while ai.app().ledger.path == app.ledger.path:
+        ai.app().close()
+
+
+def test_a_stream_that_was_left_or_failed_says_so(app: ai.App, endpoint: Endpoint):
+    endpoint.reply([Answer("a b c", token_delay=0.05), Answer("a b c", cut_after=1)])
+    stream = ai.stream("left")
+    for _ in stream:
+        break
+    with pytest.raises(errors.CanceledError, match="left before its end"):
+        _ = stream.reply
+    stream = ai.stream("cut")
+    with pytest.raises(errors.StreamCutError):
+        list(stream)
+    with pytest.raises(errors.StreamCutError):
+        _ = stream.reply
+    assert stream.text == "a"
+
+
+def test_after_close_everything_says_so(endpoint: Endpoint, tmp_path: Path):
+    app = ai.connect(str(tmp_path / "l.duckdb"), model="openai:gpt-4o-mini")
+    app.generate("hello")
+    app.close()
+    with pytest.raises(errors.ConfigurationError, match="was closed"):
+        app.generate("hello")
+    with pytest.raises(errors.StoreError, match="was closed"):
+        app.ledger.calls()
+
+
+def test_closing_while_a_thread_waits(app: ai.App, endpoint: Endpoint):
+    endpoint.reply(Answer("late", delay=30))
+    seen: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            ai.generate("slow")
+        except BaseException as error:
+            seen.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    endpoint.wait(lambda e: e.in_flight == 1)
+    app.close()
+    thread.join()
+    assert [type(error) for error in seen] == [errors.CanceledError]
+
+
+def test_any_address_can_be_asked(app: ai.App, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LAB_KEY", "sk-lab-0123456789abcdef")
+    with Endpoint(key="sk-lab-0123456789abcdef") as lab:
+        reply = ai.generate("hello", model="my-model", base_url=lab.url, key_variable="LAB_KEY")
+        assert reply.text == "echo: hello"
+        assert lab.calls[0].body["model"] == "my-model"
+        with pytest.raises(errors.AuthenticationError):
+            ai.generate("hello", model="my-model", base_url=lab.url)
+        with pytest.raises(errors.MissingKeyError, match="NO_SUCH_KEY"):
+            ai.generate("hello", model="my-model", base_url=lab.url, key_variable="NO_SUCH_KEY")
+
+
+@pytest.mark.parametrize(
+    "options", [{"stream": True}, {"timeout": "5"}, {"timeout": 0}, {"budget": 3}, {"foo": {1, 2}}], ids=str
+)
+def test_wrong_options_send_nothing(app: ai.App, endpoint: Endpoint, options: dict[str, Any]):
+    with pytest.raises(errors.InputError):
+        ai.generate("hello", **options)
+    with pytest.raises(errors.EmptyPromptError):
+        ai.generate([{"role": "user", "content": " "}])
+    assert endpoint.count == 0
+
+
+def test_twins_show_the_arguments():
+    for twin in (ai.agenerate, ai.stream, ai.safe_generate, ai.asafe_generate):
+        assert inspect.signature(twin) == inspect.signature(ai.generate)
+    assert set(inspect.signature(ai.summarize).parameters) - set(inspect.signature(ai.asummarize).parameters) == {
+        "progress"
+    }
+    assert "temperature" not in inspect.signature(ai.OpenAI).parameters
+    assert "max_retries" in inspect.signature(ai.OpenAI).parameters
+
+
+def test_a_failed_first_question_begins_no_conversation(app: ai.App, endpoint: Endpoint):
+    endpoint.reply([Fault(400), "fine"])
+    with pytest.raises(errors.ProviderError):
+        ai.generate("one", conversation="mine")
+    assert app.ledger.sql("SELECT count(*) FROM conversations").fetchall() == [(0,)]
+    reply = ai.generate("two", conversation="mine")
+    assert app.ledger.sql("SELECT id::VARCHAR, title FROM conversations").fetchall() == [
+        (reply.conversation_id, "mine")
+    ]
+    assert app.ledger.sql("SELECT role, content FROM messages ORDER BY id").fetchall() == [
+        ("user", "two"),
+        ("assistant", "fine"),
+    ]

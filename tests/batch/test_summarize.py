@@ -187,3 +187,70 @@ def test_the_bar_tells_what_came_from_the_ledger(app: ai.App, capsys: pytest.Cap
     assert "3/3" in capsys.readouterr().err
     ai.summarize(frame, "text")
     assert "3 from the ledger" in capsys.readouterr().err
+
+
+def test_a_cell_that_cannot_be_sent_costs_the_others_nothing(app: ai.App, endpoint: Endpoint):
+    frame = pd.DataFrame({"text": ["a\ud800b", "good", "fine"]}, dtype=object)
+    result = ai.summarize(frame, "text", progress=False)
+    assert result["summary"].notna().tolist() == [False, True, True]
+    assert result["summary_error"].iloc[0].startswith("invalid_input")
+    assert endpoint.count == 2
+
+
+def test_what_is_everybodys_fault_is_raised_alone(app: ai.App, endpoint: Endpoint):
+    """A ledger that cannot record stops the batch, with its own error and not with a group of them."""
+
+    def close_the_ledger(call: Any) -> Answer:
+        app.store.close()
+        return Answer("too late to be written")
+
+    endpoint.reply(close_the_ledger)
+    with pytest.raises(errors.StoreError):
+        ai.summarize(pd.DataFrame({"text": TEXTS}), "text", progress=False)
+
+
+@pytest.mark.parametrize("dtype", ["string", "str", object])
+def test_missing_cells_of_pandas_are_null(app: ai.App, endpoint: Endpoint, dtype: Any):
+    missing = pd.NA if dtype == "string" else None
+    result = ai.summarize(pd.DataFrame({"text": pd.array(["a", missing], dtype=dtype)}), "text", progress=False)
+    assert result["summary"].isna().tolist() == [False, True]
+    assert result["summary_error"].isna().all()
+
+
+def test_a_column_may_have_a_number_for_a_name(app: ai.App):
+    assert ai.summarize(pd.DataFrame({0: TEXTS}), 0, progress=False)["summary"].notna().all()  # type: ignore[arg-type]
+
+
+def test_two_columns_of_one_name_are_refused(app: ai.App):
+    frame = pd.DataFrame([["a", "b"]], columns=["text", "text"])
+    with pytest.raises(errors.InputError, match="cannot be read"):
+        ai.summarize(frame, "text", progress=False)
+
+
+@pytest.mark.parametrize(
+    "options", [{"budget": 1}, {"conversation": "c"}, {"schema": int}, {"timeout": 0}, {"foo": object()}], ids=str
+)
+def test_what_is_no_parameter_of_a_provider_is_not_sent(app: ai.App, endpoint: Endpoint, options: dict[str, Any]):
+    with pytest.raises(errors.InputError):
+        ai.summarize(pd.DataFrame({"text": TEXTS}), "text", progress=False, **options)
+    assert endpoint.count == 0
+
+
+def test_replay_only_sends_nothing(app: ai.App, endpoint: Endpoint):
+    ai.summarize(pd.DataFrame({"text": TEXTS[:2]}), "text", progress=False)
+    result = ai.summarize(pd.DataFrame({"text": TEXTS}), "text", progress=False, replay="only")
+    assert endpoint.count == 2
+    assert result["summary"].notna().tolist() == [True, True, True, False]
+    assert result["summary_error"].iloc[3].startswith("replay_miss")
+
+
+def test_without_a_system_message(app: ai.App, endpoint: Endpoint):
+    ai.summarize(pd.DataFrame({"text": ["x"]}), "text", progress=False, system=None)
+    assert [message["role"] for message in endpoint.calls[0].body["messages"]] == ["user"]
+
+
+def test_a_batch_is_more_patient_than_a_question(app: ai.App, endpoint: Endpoint):
+    """Three refusals end a question, which has two retries; a row goes on."""
+    endpoint.reply([Fault(429, retry_after=0, times=3), "at last"])
+    assert ai.summarize(pd.DataFrame({"text": ["x"]}), "text", progress=False)["summary"].tolist() == ["at last"]
+    assert len(app.ledger.calls(status="error")) == 3

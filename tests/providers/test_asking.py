@@ -42,7 +42,9 @@ def app():
     [
         (Drop(), errors.UnreachableError, "doctor", True),
         (Fault(401), errors.AuthenticationError, "OPENAI_API_KEY", False),
-        (Fault(404, code="model_not_found"), errors.ProviderError, "%ai list openai", False),
+        (Fault(404, code="model_not_found"), errors.UnknownModelError, "%ai list openai", False),
+        (Fault(404, message="The model `gpt-4o-mini` is not here"), errors.UnknownModelError, "%ai list", False),
+        (Fault(404, message="no such page"), errors.ProviderError, "Is the address right?", False),
         (Fault(429, retry_after=7), errors.RateLimitError, "Wait 7 s", True),
         (Fault(429, code="insufficient_quota"), errors.RateLimitError, "billing", False),
         (Fault(500), errors.ProviderError, "later", True),
@@ -107,8 +109,21 @@ def test_what_cannot_be_sent_is_not(app: ai.App, endpoint: Endpoint, prompt: Any
 
 def test_an_unreachable_address_is_named(app: ai.App, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    with pytest.raises(errors.UnreachableError, match=r"127\.0\.0\.1:9"):
+    with pytest.raises(errors.UnreachableError, match=r"127\.0\.0\.1:9: connection refused\n"):
         ai.generate("Hello", model=MODEL)
+
+
+def test_an_unknown_model_is_no_wrong_address_and_the_other_way_round(app: ai.App, endpoint: Endpoint):
+    endpoint.reply([Fault(404, code="model_not_found"), Fault(404, message="nothing here")])
+    with pytest.raises(errors.ProviderError) as caught:
+        ai.generate("Hello", model=MODEL)
+    assert isinstance(caught.value, errors.UnknownModelError)
+    assert caught.value.status == 404
+    assert caught.value._render_traceback_()[0].startswith("UnknownModelError: ")
+    assert MODEL not in caught.value.cure.split("? ")[0].split("mean ")[-1].split(" or "), "what was not there"
+    with pytest.raises(errors.ProviderError) as caught:
+        ai.generate("Hello", model=MODEL)
+    assert not isinstance(caught.value, errors.UnknownModelError)
 
 
 def test_a_tool_call_has_no_text_and_is_no_error(app: ai.App, endpoint: Endpoint):

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 import ipyconvexai as ai
 from ipyconvexai.errors import ReplayMissError
 from ipyconvexai.providers.corridor import body_bytes, cache_key
+from ipyconvexai.providers.flights import Flight
 from ipyconvexai.testing import Answer, Endpoint, Fault
 from ipyconvexai.values import Replay
 from tests.providers.lab import HELLO, KEY, Lab, rows, statuses
@@ -131,7 +132,7 @@ def test_only_answers_from_the_ledger_or_fails(app: ai.App, endpoint: Endpoint, 
 
 def test_only_never_uploads(endpoint: Endpoint):
     with ai.connect(":memory:", replay="only"):
-        with pytest.raises(ReplayMissError):
+        with pytest.raises(ReplayMissError, match="replay='off'"):
             ai.OpenAI(base_url=endpoint.url, api_key=KEY).files.create(file=b"x", purpose="batch")
     assert endpoint.count == 0
 
@@ -232,6 +233,35 @@ def test_nobody_waits_for_a_stream_that_is_not_read(lab: Lab, endpoint: Endpoint
         assert len(list(ask(client, stream=True))) > 1
     assert endpoint.count == 2
     assert statuses(lab) == ["canceled", "ok"]
+
+
+def test_who_looked_before_the_leader_landed_does_not_send_again(
+    lab: Lab, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+):
+    """The first has looked into the ledger and is slow to go on; the second comes meanwhile."""
+    recorded, wait = lab.ledger.recorded, Flight.wait
+    looked, second_is_settled = threading.Event(), threading.Event()
+
+    async def look(key: str) -> Any:
+        found = await recorded(key)
+        if not looked.is_set():
+            looked.set()
+            await asyncio.to_thread(second_is_settled.wait, 10)
+        return found
+
+    async def watched(flight: Flight, clock: Any) -> bool:
+        second_is_settled.set()  # it waits
+        return await wait(flight, clock)
+
+    monkeypatch.setattr(lab.ledger, "recorded", look)
+    monkeypatch.setattr(Flight, "wait", watched)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, lab.client())
+        assert looked.wait(10)
+        second = pool.submit(ask, lab.client())
+        second.add_done_callback(lambda _: second_is_settled.set())  # or it has its answer
+        assert first.result(10).choices[0].message == second.result(10).choices[0].message
+    assert endpoint.count == len(rows(lab)) == 1
 
 
 def test_many_threads_with_many_questions(lab: Lab, endpoint: Endpoint):

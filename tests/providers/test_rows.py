@@ -10,9 +10,11 @@ import pytest
 
 import ipyconvexai as ai
 from ipyconvexai.errors import DiskFullError, RefusedError, StoreError
+from ipyconvexai.providers.corridor import CALLER
 from ipyconvexai.providers.endpoints import provider_at
 from ipyconvexai.store.pipe import ThreadReceipt
 from ipyconvexai.testing import Answer, Drop, Endpoint, Fault, Received, Stall
+from ipyconvexai.values import Caller, Stop
 from tests.providers.lab import HELLO, KEY, Lab, rows, statuses
 
 
@@ -155,6 +157,38 @@ def test_a_call_cancelled_while_its_intent_is_written_has_an_outcome(
     assert endpoint.count == 0
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_call_given_up_while_it_waits_for_its_turn_was_not_sent(lab: Lab, endpoint: Endpoint, interrupted: bool):
+    reached = threading.Event()
+
+    class Full:
+        """A gate that nobody leaves."""
+
+        async def acquire(self) -> None:
+            reached.set()
+            await asyncio.Event().wait()
+
+        def release(self) -> None:
+            raise AssertionError("it was never entered")
+
+    async def main() -> None:
+        stop = Stop()
+        CALLER.set(Caller(gate=Full(), stop=stop))
+        task = asyncio.create_task(lab.aclient().chat.completions.create(model="m", messages=HELLO))
+        await asyncio.to_thread(reached.wait, 10)
+        if interrupted:
+            stop.interrupt()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    (row,) = rows(lab)
+    assert (row["status"], row["error_code"]) == ("interrupted" if interrupted else "canceled", "not_sent")
+    assert (row["duration_ms"], row["cost_usd"]) == (None, 0.0)
+    assert endpoint.count == 0
+
+
 def test_agenerate_cancelled(app: ai.App, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("VLLM_BASE_URL", endpoint.url)
     endpoint.hold()
@@ -197,6 +231,18 @@ def test_what_is_under_way_when_the_app_closes_has_an_outcome(endpoint: Endpoint
 
 
 # ------------------------------------------------------------------------------------------ refused before sending
+def test_chef_is_told_apart_from_another_provider_of_the_same_gateway(
+    app: ai.App, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+):
+    gateway = endpoint.url.removesuffix("/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{gateway}/openai/v1")
+    monkeypatch.setenv("CONVEX_OPENAI_BASE_URL", f"{gateway}/chef/v1")
+    with ai.OpenAI(base_url=f"{gateway}/chef/v1", api_key=KEY) as client, pytest.raises(ai.errors.RefusedError):
+        client.embeddings.create(model="gpt-4o-mini", input="Hi")
+    assert [(row["provider"], row["status"]) for row in rows(app)] == [("chef", "refused")]
+    assert endpoint.count == 0
+
+
 @pytest.fixture
 def chef(app: ai.App, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> ai.OpenAI:
     monkeypatch.setenv("CONVEX_OPENAI_BASE_URL", endpoint.url)

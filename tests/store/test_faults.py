@@ -21,9 +21,11 @@ from ipyconvexai.errors import (
     Error,
     LedgerCorruptError,
     LedgerLockedError,
+    LedgerReadOnlyError,
     LedgerTooNewError,
     StoreError,
 )
+from ipyconvexai.store import faults
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.link import KeeperStore
 from ipyconvexai.store.writer import Insert
@@ -121,6 +123,22 @@ def test_a_file_that_is_held_for_a_moment_is_waited_for(file: Path):
     assert engine.read("SELECT count(*) FROM conversations") == [(200,)]
     release.join()
     engine.close()
+
+
+def test_a_folder_is_called_one(tmp_path: Path):
+    engine = Engine(str(tmp_path))
+    with pytest.raises(LedgerReadOnlyError, match=r"is a folder(?s:.*)ledger\.duckdb"):
+        engine.read("SELECT 1")
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [duckdb.InternalException("what"), duckdb.ParserException("SELEC"), duckdb.InterruptException("")],
+    ids=["other", "sql", "interrupt"],
+)
+def test_every_error_names_its_cure(error: duckdb.Error):
+    assert faults.translate(error, "ledger.duckdb").cure
 
 
 def test_hard_links_are_refused(file: Path):

@@ -14,7 +14,7 @@ from ipyconvexai.errors import InputError
 from ipyconvexai.ids import new_id
 from ipyconvexai.settings import Secret
 from ipyconvexai.store.clock import utc_now
-from ipyconvexai.store.conversations import add_messages, find_conversation, newest_messages
+from ipyconvexai.store.conversations import add_messages, begin_conversation, find_conversation, newest_messages
 from ipyconvexai.store.inprocess import ThreadStore
 from ipyconvexai.store.ledger import Intent, Ledger, Outcome, document_id
 
@@ -108,13 +108,12 @@ def test_the_newest_good_answer_is_found(ledger: Ledger):
     assert (found.request_id, found.content) == (newest, b'"new"')
 
 
-def test_answers_and_failures_of_many_keys(ledger: Ledger):
+def test_answers_of_many_keys(ledger: Ledger):
     good, bad, none = (str(uuid.uuid4()) for _ in range(3))
     call(ledger, good, "old")
     newest = call(ledger, good, "new")
     call(ledger, bad, None, status="unknown")
     assert ledger.answers([good, bad, none]) == {good: (newest, "new")}
-    assert ledger.failures([good, bad, none]) == {"unknown": 1}
     assert ledger.answers([]) == {}
 
 
@@ -127,19 +126,32 @@ def test_equal_documents_are_one(ledger: Ledger, store: Watched):
 
 
 # ---------------------------------------------------------------------------------------------- conversations
+def begun(ledger: Ledger, title: str) -> str:
+    return begin_conversation(ledger, new_id(), title, "me")
+
+
 def test_a_conversation_is_found_by_title_and_by_id(ledger: Ledger):
-    first = find_conversation(ledger, "my analysis", "me")
-    assert find_conversation(ledger, "my analysis", "me") == first
-    assert find_conversation(ledger, first, "me") == first
-    assert find_conversation(ledger, "another", "me") != first
+    assert find_conversation(ledger, "my analysis") is None
+    first = begun(ledger, "my analysis")
+    assert find_conversation(ledger, "my analysis") == first
+    assert find_conversation(ledger, first) == first
+    assert begun(ledger, "my analysis") == first, "whoever comes second joins"
+    assert begun(ledger, "another") != first
     with pytest.raises(InputError, match="there is no conversation"):
-        find_conversation(ledger, new_id(), "me")
+        find_conversation(ledger, new_id())
     with pytest.raises(InputError, match="needs a title"):
-        find_conversation(ledger, "  ", "me")
+        find_conversation(ledger, "  ")
+    with pytest.raises(InputError, match="no proper text"):
+        find_conversation(ledger, "half \ud800")
+
+
+def test_without_content_there_are_no_conversations(store: Watched):
+    with pytest.raises(InputError, match="metadata"):
+        find_conversation(Ledger(store, record="metadata"), "my secret title")
 
 
 def test_the_newest_messages_come_in_order_and_by_the_index(ledger: Ledger, store: Watched):
-    mine, other = find_conversation(ledger, "mine", None), find_conversation(ledger, "other", None)
+    mine, other = begun(ledger, "mine"), begun(ledger, "other")
     add_messages(ledger, other, [("user", f"other {n}") for n in range(3000)], None)
     add_messages(ledger, mine, [("user", f"message {n}") for n in range(80)], None)
     assert newest_messages(ledger, mine, 3) == [{"role": "user", "content": f"message {n}"} for n in (77, 78, 79)]

@@ -22,7 +22,7 @@ from ipyconvexai.errors import (
 )
 from ipyconvexai.providers import catalog, local, probing
 from ipyconvexai.providers.catalog import CUSTOM, parse, providers, register, unknown_model
-from ipyconvexai.providers.choice import choose, doctor_report, list_models
+from ipyconvexai.providers.choice import choose, doctor_report, list_models, needs_bundled
 from ipyconvexai.providers.endpoints import provider_at, resolve
 from ipyconvexai.providers.probing import Prober
 from ipyconvexai.settings import Secret, Settings
@@ -118,6 +118,7 @@ def test_a_provider_alone_means_its_default_model_which_is_well_known(provider):
         ("gpt-oss:999b", UnknownProviderError, "Known: "),
         ("gpt4o-mini", UnknownModelError, "openai:gpt-4o-mini"),
         ("codestrall-latest", UnknownModelError, "mistral:codestral-latest"),
+        ("gtp-4o-mini", UnknownModelError, "Write provider:model, for example openai:gpt-4o-mini."),
         ("zzz", UnknownModelError, "openai:zzz"),
         ("  ", UnknownModelError, "provider:model"),
         ("local:nonsense", UnknownModelError, ".gguf"),
@@ -139,6 +140,7 @@ def test_a_model_that_the_provider_did_not_know_gets_the_nearest_of_its_own():
     assert "ollama:llama3.2:1b" in error.cure
     assert "phi4" not in error.cure
     assert "nowhere" in str(unknown_model("nowhere", "x"))
+    assert "openai:gpt-4o-mini or" not in unknown_model("openai", "gpt-4o-mini").cure, "it does not have that one"
 
 
 def test_parse_starts_nothing_and_asks_nobody(monkeypatch):
@@ -312,11 +314,19 @@ def test_a_custom_address_without_a_model_is_asked_and_the_setting_does_not_send
         ("https://api.groq.com/openai/v1/", "groq"),
         ("http://gpu:9/v1", "llamacpp"),
         ("http://elsewhere/v1", CUSTOM),
+        ("http://gw/openai/v1", "openai"),
+        ("http://gw/chef/v1/", "chef"),
+        ("http://GW/chef/v1/beta", "chef"),
+        ("http://gw/chef/v12", CUSTOM),
+        ("http://gw/", CUSTOM),
+        ("https://api.openai.com", "openai"),
         ("", CUSTOM),
     ],
 )
 def test_the_provider_of_a_clients_address(base_url, word, monkeypatch):
     monkeypatch.setenv("LLAMACPP_BASE_URL", "http://gpu:9")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://gw/openai/v1")
+    monkeypatch.setenv("CONVEX_OPENAI_BASE_URL", "http://gw/chef/v1")
     monkeypatch.setenv("OLLAMA_HOST", "http://[half")  # somebody else's mistake
     assert provider_at(base_url) == word
 
@@ -577,6 +587,25 @@ def test_the_report_survives_a_machine_with_nothing():
     report = doctor_report(SETTINGS, {"OLLAMA_HOST": "http://["}, probe=nobody)
     assert "model: none" in report
     assert "fetch-model" in report
+    assert "are not installed. Install it:" in report
+
+
+@pytest.mark.usefixtures("no_local_model")
+@pytest.mark.parametrize(
+    ("model", "environ", "needed"),
+    [
+        (None, {}, True),
+        (None, {"OPENAI_API_KEY": KEY}, False),
+        (None, {"AZURE_OPENAI_API_KEY": KEY}, True),  # without its address it is not chosen
+        (None, {"CONVEX_OPENAI_API_KEY": KEY}, True),
+        ("local", {"OPENAI_API_KEY": KEY}, True),
+        ("local:/models/x.gguf", {}, False),
+        ("openai", {}, False),  # its key is missing: an error that says so, and nothing else instead
+        ("opnai", {}, False),
+    ],
+)
+def test_when_the_bundled_model_is_the_one_to_use(model, environ, needed):
+    assert needs_bundled(replace(SETTINGS, model=model), environ, nobody) is needed
 
 
 def test_import_is_light():

@@ -47,6 +47,22 @@ def test_doctor_opens_no_ledger(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_doctor_says_the_same_as_in_python(ledger: ai.App):
+    assert run("doctor").output == f"{ai.doctor()}\n"
+    assert "ledger state: 1 ok" in run("doctor").output
+
+
+@pytest.mark.parametrize("key", ["", KEY])
+def test_the_demo_fetches_the_local_model_where_it_is_what_would_be_used(monkeypatch: pytest.MonkeyPatch, key: str):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setenv("OLLAMA_HOST", "http://127.0.0.1:1")
+    done: list[str] = []
+    monkeypatch.setattr("ipyconvexai.providers.weights.fetch", lambda: done.append("fetched"))
+    monkeypatch.setattr("ipyconvexai.demo.run", lambda *_, **__: done.append("run"))
+    assert run("demo").exit_code == 0
+    assert done == (["run"] if key else ["fetched", "run"])
+
+
 def test_export(ledger: ai.App, tmp_path: Path):
     path = tmp_path / "calls.csv"
     done = run("export", str(path), "--sql", "SELECT status, text FROM calls")

@@ -91,6 +91,17 @@ def test_keys_of_the_environment_are_known(monkeypatch: pytest.MonkeyPatch):
     assert redact("tok-from-the-environment no-secret-at-all") == "*** no-secret-at-all"
 
 
+@pytest.mark.parametrize(("name", "value"), [("SORT_KEY", "colour is"), ("PRIMARY_KEY", "customer_id")])
+def test_a_word_under_a_telling_name_is_no_secret(monkeypatch: pytest.MonkeyPatch, name: str, value: str):
+    monkeypatch.setenv(name, value)
+    assert redact(f"The {value} blue") == f"The {value} blue"
+
+
+def test_a_providers_key_is_one_however_it_looks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VLLM_API_KEY", " my secret\n")
+    assert redact("Bearer my secret") == "Bearer ***"
+
+
 def test_short_values_would_blank_out_words():
     remember_secret("yes")
     assert redact("yes") == "yes"

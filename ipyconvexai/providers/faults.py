@@ -6,7 +6,6 @@ written for the SDK goes on working. Calls openai, httpx2 and ``render``: what a
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -117,14 +116,16 @@ def transport_fault(error: Exception, request: httpx2.Request, request_id: str) 
 
 def _reason(error: Any) -> str:
     """What a person reads of it: "connection refused", and not where in which library that was found."""
-    error = getattr(error, "os_error", None) or error  # aiohttp: "Cannot connect to host ... ssl:default [...]"
+    for inner in ("os_error", "certificate_error"):  # aiohttp: "Cannot connect to host ... ssl:default [...]"
+        error = getattr(error, inner, None) or error
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     said = str(error) or type(error).__name__
     if isinstance(error, OSError):
-        # The numbers of these two are of another list.
-        if error.errno in errno.errorcode and not isinstance(error, ssl.SSLError | socket.gaierror):
-            return os.strerror(error.errno).lower()
+        # The numbers of the first two are of another list.
+        number = None if isinstance(error, ssl.SSLError | socket.gaierror) else error.errno
+        if number is not None:
+            return os.strerror(number).lower()
         said = error.strerror or said
     return _DETAIL.sub("", said)
 

@@ -17,6 +17,7 @@ from tests.benchmarks.measuring import Child, Figure, cost, in_child, keeper_cpu
 THREADS = 64  # in all
 SECONDS = 4.0
 READY = 2.5  # seconds that processes get to start before they begin together
+PAUSE = 0.01  # seconds between two appends of a paced writer
 FIRST_USES = 5
 BODY = "x" * 5000
 
@@ -76,6 +77,53 @@ def append(path: str, threads: int, start: float) -> dict[str, float]:
     if there != count + 1:
         raise RuntimeError(f"{count + 1} rows were acknowledged and {there} are there")
     return {"rows": count, "cpu": spent.cpu, "keeper": keeper, "p50": statistics.median(taken), "most": max(taken)}
+
+
+def paced(path: str, start: float, computing: bool) -> float:
+    """Milliseconds, 99th percentile, of an append every 10 ms; with `computing` beside a thread of pure Python."""
+    from ipyconvexai.store.ledger import Intent
+    from ipyconvexai.store.link import open_store
+    from ipyconvexai.store.pipe import ThreadReceipt
+
+    store = open_store(path)
+    over = threading.Event()
+
+    def compute() -> None:
+        number = 0
+        while not over.is_set():
+            number = (number * 31 + 7) % 1_000_003
+
+    def write() -> float:
+        begun = time.perf_counter()
+        receipt = ThreadReceipt()
+        store.append("requests", Intent._fields, [_row(store.session_id)], receipt)
+        receipt.result()
+        return time.perf_counter() - begun
+
+    write()
+    time.sleep(max(0.0, start - time.time()))
+    if computing:
+        threading.Thread(target=compute).start()
+    taken = []
+    end = time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
+        taken.append(write())
+        time.sleep(PAUSE)
+    over.set()
+    store.close()
+    return statistics.quantiles(taken, n=100)[98] * 1000
+
+
+def _neighbours(folder: str, computing: bool) -> float:
+    """The worst p99 of three processes that append, beside a fourth that appends and, if `computing`, computes."""
+    path = f"{folder}/neighbours-{computing}.duckdb"
+    in_child(first_use, path=path)
+    start = time.time() + READY
+    fourth = Child(paced, path=path, start=start, computing=computing)
+    others = [Child(paced, path=path, start=start, computing=False) for _ in range(3)]
+    worst: float = max(child.result() for child in others)
+    fourth.result()
+    return worst
 
 
 def autocommit(path: str, start: float) -> dict[str, float]:
@@ -146,6 +194,7 @@ def run() -> list[Figure]:
         start = time.time() + READY
         base = in_child(autocommit, path=f"{folder}/autocommit.duckdb", start=start)["rows"] / SECONDS
         one, four = _rows_per_second(folder, 1), _rows_per_second(folder, 4)
+        quiet, beside = _neighbours(folder, computing=False), _neighbours(folder, computing=True)
         firsts = [in_child(first_use, path=f"{folder}/first-{n}.duckdb") for n in range(FIRST_USES)]
         bare = [in_child(bare_start, path=f"{folder}/bare-{n}.duckdb") for n in range(FIRST_USES)]
     first, alone = statistics.median(firsts), statistics.median(bare)
@@ -158,6 +207,8 @@ def run() -> list[Figure]:
                ratio=four["rate"] / base, baseline="autocommit"),
         Figure("  times autocommit, one process", one["rate"] / base, "x", at_least=8),
         Figure("  autocommit, 64 threads, a commit per row", base, "rows/s"),
+        Figure("p99 of an append while a fourth process computes", beside, "ms", at_most=100,
+               ratio=beside / quiet, baseline="while it does not"),
         Figure("first use of a new ledger, keeper included", first, "ms", at_most=300,
                ratio=first / alone, baseline="a process that imports DuckDB and makes a file"),
     ]  # fmt: skip

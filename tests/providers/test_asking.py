@@ -43,7 +43,7 @@ def app():
         (Drop(), errors.UnreachableError, "doctor", True),
         (Fault(401), errors.AuthenticationError, "OPENAI_API_KEY", False),
         (Fault(404, code="model_not_found"), errors.UnknownModelError, "%ai list openai", False),
-        (Fault(404, message="The model `gpt-4o-mini` is not here"), errors.UnknownModelError, "%ai list", False),
+        (Fault(404, message="The model `gpt-x` is not here"), errors.UnknownModelError, "%ai list", False),
         (Fault(404, message="no such page"), errors.ProviderError, "Is the address right?", False),
         (Fault(429, retry_after=7), errors.RateLimitError, "Wait 7 s", True),
         (Fault(429, code="insufficient_quota"), errors.RateLimitError, "billing", False),
@@ -120,7 +120,6 @@ def test_an_unknown_model_is_no_wrong_address_and_the_other_way_round(app: ai.Ap
     assert isinstance(caught.value, errors.UnknownModelError)
     assert caught.value.status == 404
     assert caught.value._render_traceback_()[0].startswith("UnknownModelError: ")
-    assert MODEL not in caught.value.cure.split("? ")[0].split("mean ")[-1].split(" or "), "what was not there"
     with pytest.raises(errors.ProviderError) as caught:
         ai.generate("Hello", model=MODEL)
     assert not isinstance(caught.value, errors.UnknownModelError)

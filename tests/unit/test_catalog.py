@@ -315,6 +315,7 @@ def test_a_custom_address_without_a_model_is_asked_and_the_setting_does_not_send
         ("http://gpu:9/v1", "llamacpp"),
         ("http://elsewhere/v1", CUSTOM),
         ("http://gw/openai/v1", "openai"),
+        ("http://gw/openai/v1/vllm", "vllm"),
         ("http://gw/chef/v1/", "chef"),
         ("http://GW/chef/v1/beta", "chef"),
         ("http://gw/chef/v12", CUSTOM),
@@ -326,6 +327,7 @@ def test_a_custom_address_without_a_model_is_asked_and_the_setting_does_not_send
 def test_the_provider_of_a_clients_address(base_url, word, monkeypatch):
     monkeypatch.setenv("LLAMACPP_BASE_URL", "http://gpu:9")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://gw/openai/v1")
+    monkeypatch.setenv("VLLM_BASE_URL", "http://gw/openai/v1/vllm")
     monkeypatch.setenv("CONVEX_OPENAI_BASE_URL", "http://gw/chef/v1")
     monkeypatch.setenv("OLLAMA_HOST", "http://[half")  # somebody else's mistake
     assert provider_at(base_url) == word

@@ -76,7 +76,7 @@ def test_export(ledger: ai.App, tmp_path: Path):
     [
         (["calls.txt"], ".parquet or .csv"),
         (["calls.csv", "--sql", "SELEC 1"], "SELEC"),
-        (["none/calls.csv"], "none/calls.csv"),
+        (["none/calls.csv"], "no folder none"),
     ],
 )
 def test_an_error_is_one_block_and_exit_code_1(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import pickle
 import re
+import ssl
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 
 from ipyconvexai import errors
 from ipyconvexai.providers import faults
+
+PLACE: Any = ConnectionKey("gpu", 443, True, True, None, None, None)
 
 
 def test_the_picture_shows_the_whole_tree():
@@ -64,6 +70,32 @@ def test_a_call_may_know_better():
 def test_they_can_be_pickled(name: str):
     error = pickle.loads(pickle.dumps(getattr(errors, name)("what happened", cure="the cure", request_id="r")))
     assert (error.message, error.cure, error.request_id) == ("what happened", "the cure", "r")
+
+
+def _certificate_error() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed (_ssl.c:1000)")
+    error.verify_message = "self-signed certificate"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (aiohttp.ClientConnectorError(PLACE, OSError(errno.ECONNREFUSED, "Connect call")), "connection refused"),
+        (aiohttp.ClientConnectorDNSError(PLACE, OSError(None, "Name not known")), "Name not known"),
+        (aiohttp.ClientConnectorCertificateError(PLACE, _certificate_error()), "not trusted: self-signed certificate"),
+        (aiohttp.ClientConnectorSSLError(PLACE, ssl.SSLError(1, "[SSL: WRONG] wrong version (_ssl.c:9)")), "wrong v"),
+        (OSError("[Errno 111] something"), "something"),
+    ],
+    ids=["refused", "name", "certificate", "tls", "other"],
+)
+def test_a_lost_connection_is_told_as_people_say_it(cause: Exception, said: str):
+    error = httpx2.ConnectTimeout("as the transport maps it")
+    error.__cause__ = cause
+    shown = faults.transport_fault(error, httpx2.Request("POST", "https://gpu/v1"), "r-1").message
+    assert shown.startswith("no connection to https://gpu: ")
+    assert said in shown
+    assert not re.search(r"ssl:|Errno|_ssl|\[|Cannot connect", shown), shown
 
 
 @pytest.mark.parametrize(

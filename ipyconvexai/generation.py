@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
@@ -122,8 +123,11 @@ class Generator:
     async def _prepare(self, question: Question) -> tuple[Endpoint, Conversation, dict[str, Any]]:
         """Whatever can be wrong with a question is found here, before anything is sent."""
         check_prompt(question.prompt)
+        for name in ("model", "system", "conversation", "base_url", "key_variable"):
+            if not isinstance(value := getattr(question, name), str | None):
+                raise InputError(f"{name}={value!r} is no text", cure=f'For example: {name}="...".')
         check_timeout(question.timeout)
-        check_json(question.params)
+        plain_params(question.params)
         if reserved := sorted(_RESERVED & set(question.params)):
             raise InputError(f"{reserved[0]}= is no parameter of a question", cure=_RESERVED_CURE)
         if question.replay is not None:
@@ -158,7 +162,7 @@ class Generator:
         if system and messages[0].get("role") not in ("system", "developer"):
             messages = [{"role": "system", "content": system}, *messages]
         body: dict[str, Any] = {"model": endpoint.model, "messages": messages}
-        return body | {name: value for name, value in question.params.items() if value is not None}
+        return body | plain_params(question.params)
 
     async def _conversation(self, question: Question) -> tuple[str | None, bool]:
         """The conversation's id, and whether it is new: it begins with its first answer."""
@@ -209,19 +213,28 @@ _RESERVED_CURE = "For pieces of text as they come: ai.stream(...). A list of mes
 
 
 def check_timeout(timeout: float | None) -> None:
-    if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
+    if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
         raise InputError(f"timeout={timeout!r} is no number of seconds", cure="Use a number above 0.")
 
 
-def check_json(params: Mapping[str, Any]) -> None:
-    """Raise InputError where a parameter cannot be sent."""
+def plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as JSON has them: without those that are None, numbers of numpy's as numbers.
+
+    Raises:
+        InputError: one cannot be sent.
+    """
+    plain = {}
     for name, value in params.items():
+        value = value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
         try:
-            json.dumps(value)
+            json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise InputError(
                 f"{name}={value!r:.80} cannot be sent", cure="Parameters of a provider's are plain JSON values."
             ) from None
+        if value is not None:
+            plain[name] = value
+    return plain
 
 
 def check_prompt(prompt: Prompt) -> None:

@@ -32,6 +32,8 @@ _GROUPS = {
     "source": "source",
     "status": "status",
 }
+# A frame of the user's that has one of these names is taken only when it is passed by name.
+_OWN = frozenset("calls requests responses conversations messages documents schema_migrations".split())
 _NAMES = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -83,12 +85,15 @@ class Records:
     def sql(self, query: str, params: Any = None, **frames: Any) -> Relation:
         """Read-only SQL over the ledger, joined with your own frames by name.
 
-        A name in the query that is a DataFrame (pandas, polars, pyarrow, ...) where you call this is one, too.
+        A name in the query that is a DataFrame (pandas, polars, pyarrow, ...) where you call this is one, too. The
+        ledger's own tables keep their names: ``calls`` is the ledger's, unless you pass ``calls=frame``.
         External access is off: the query reaches no file and no network.
 
         Raises:
             QueryError: wrong SQL, or SQL that would write.
         """
+        if not isinstance(query, str) or not query.strip():
+            raise InputError("there is no query", cure='For example: ai.ledger.sql("SELECT * FROM calls").')
         named = {**_frames_of_caller(query), **{name: _as_arrow(frame) for name, frame in frames.items()}}
         return Relation(self._ledger.arrow(query, params, named))
 
@@ -120,7 +125,7 @@ def _frames_of_caller(query: str) -> Mapping[str, bytes]:
         frame = frame.f_back if frame is not None else None
     if frame is None:
         return {}
-    names = set(_NAMES.findall(query))
+    names = set(_NAMES.findall(query)) - _OWN
     found = {name: frame.f_locals.get(name, frame.f_globals.get(name)) for name in names}
     return {name: _as_arrow(value) for name, value in found.items() if _is_frame(value)}
 
@@ -134,9 +139,11 @@ def _as_arrow(frame: Any) -> bytes:
     import narwhals as nw
     import pyarrow as pa
 
-    native = nw.from_native(frame)
     try:
+        native = nw.from_native(frame)
         table = (native.collect() if isinstance(native, nw.LazyFrame) else native).to_arrow()
+    except TypeError as error:
+        raise InputError(f"{type(frame).__name__} is not a DataFrame", cure="Pass frames by name.") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise InputError(
             f"the frame does not fit into Arrow: {error.args[0]}", cure="Give each of its columns one type."

@@ -52,8 +52,14 @@ def column_of(frame: nw.DataFrame[Any], column: str) -> list[Any]:
     series = frame.get_column(column)
     missing = series.is_null().to_list()
     return [
-        None if gone or _is_missing(value) else value for value, gone in zip(series.to_list(), missing, strict=True)
+        None if gone or _is_missing(value) else _plain(value)
+        for value, gone in zip(series.to_list(), missing, strict=True)
     ]
+
+
+def _plain(value: Any) -> Any:
+    """A text as ``str`` itself: numpy has one of its own, which does not travel."""
+    return str(value) if isinstance(value, str) else value
 
 
 def _is_missing(value: Any) -> bool:

@@ -19,7 +19,7 @@ from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.exchange import chat
 from ipyconvexai.values import Caller
 
-__all__ = ["Done", "Runner"]
+__all__ = ["Done", "Runner", "answered"]
 
 Job = TypeVar("Job")
 
@@ -35,6 +35,14 @@ class Done:
     tokens: int = 0
     cost: float = 0.0
     error: Error | None = None
+
+
+def answered(text: str, request_id: str | None, finish_reason: str | None) -> Done:
+    """The outcome of an answer: a text that was cut at the token limit is kept, and says so."""
+    if finish_reason != "length":
+        return Done(text, request_id)
+    cut = CallError("cut at the token limit", cure="Allow more: max_tokens=.", code="truncated", request_id=request_id)
+    return Done(text, request_id, error=cut)
 
 
 class Runner:
@@ -77,7 +85,8 @@ class Runner:
                 "the model answered without text", cure="Look at its answer: ai.ledger.calls().", request_id=request_id
             )
             return Done(error=silent, request_id=request_id)
-        return Done(text, request_id, answer.reading.usage.total_tokens, answer.cost or 0.0)
+        done = answered(text, request_id, answer.reading.finish_reason)
+        return dataclasses.replace(done, tokens=answer.reading.usage.total_tokens, cost=answer.cost or 0.0)
 
 
 async def _all(workers: Iterable[Awaitable[None]]) -> None:

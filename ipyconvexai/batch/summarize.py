@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from ipyconvexai.application import App, app
 from ipyconvexai.batch.frames import column_of, open_frame, with_columns
 from ipyconvexai.batch.progress import Progress
-from ipyconvexai.batch.runner import Done, Runner
+from ipyconvexai.batch.runner import Done, Runner, answered
 from ipyconvexai.errors import BatchError, Error, InputError
-from ipyconvexai.generation import check_json, check_timeout
+from ipyconvexai.generation import check_timeout, plain_params
 from ipyconvexai.ids import new_id
 from ipyconvexai.providers.corridor import CALLER, body_bytes, cache_key
 from ipyconvexai.providers.endpoints import Endpoint
@@ -76,6 +76,7 @@ def summarize(
     """
     frame, lazy = open_frame(df)
     texts = column_of(frame, column)
+    _check_name(into)
     batch = Batch(app(), model, system, prompt, concurrency, replay, timeout, fresh, on_error, params)
     bar = Progress(enabled=progress)
     try:
@@ -106,13 +107,19 @@ async def asummarize(
     """``summarize`` for async code; the same but for the bar."""
     frame, lazy = open_frame(df)
     texts = column_of(frame, column)
+    _check_name(into)
     batch = Batch(app(), model, system, prompt, concurrency, replay, timeout, fresh, on_error, params)
     results = await batch.app.arun(batch.run(texts, Progress(enabled=False)))
     return _assemble(frame, lazy, into, results, on_error)  # type: ignore[no-any-return]
 
 
+def _check_name(into: str) -> None:
+    if not isinstance(into, str) or not into:
+        raise InputError(f"into={into!r} is no name for a column", cure='For example: into="summary".')
+
+
 def _assemble(frame: Any, lazy: Any, into: str, results: list[Done], on_error: str) -> Any:
-    failed = [done for done in results if done.error is not None and done.request_id is not None]
+    failed = [done for done in results if done.error is not None and done.text is None and done.request_id is not None]
     if failed and on_error == "raise":
         first = failed[0].error
         assert first is not None
@@ -152,7 +159,7 @@ class Batch:
     params: dict[str, Any]
 
     def __post_init__(self) -> None:
-        if "{document}" not in self.prompt:
+        if not isinstance(self.prompt, str) or "{document}" not in self.prompt:
             raise InputError("the prompt has no {document}", cure='For example: prompt="Summarise this:\\n{document}".')
         if self.on_error not in ("keep", "raise"):
             raise InputError(f"on_error={self.on_error!r} is not known", cure='Use "keep" or "raise".')
@@ -161,7 +168,7 @@ class Batch:
         if reserved := sorted(_RESERVED & set(self.params)):
             raise InputError(f"summarize takes no {reserved[0]}=", cure="help(ai.summarize) lists what it takes.")
         check_timeout(self.timeout)
-        check_json(self.params)
+        self.params = plain_params(self.params)
 
     async def run(self, texts: list[Any], bar: Progress) -> list[Done]:
         """One outcome for each text, in order."""
@@ -185,6 +192,7 @@ class Batch:
             if todo:
                 sends = self.concurrency or (LOCAL_CONCURRENCY if endpoint.provider == "local" else CONCURRENCY)
                 client = self.app.generator.client(endpoint)
+                sends = min(sends, len(todo))
                 await Runner(client, endpoint, sends, self._caller(), self.timeout).run(todo, body, report)
         finally:
             await asyncio.wait([keeping])
@@ -197,7 +205,10 @@ class Batch:
             return {}
         known = self.app.records.answers(keys)
         return {
-            text: Done(known[key][1], known[key][0]) for text, key in zip(documents, keys, strict=True) if key in known
+            document: answered(text, request_id, finish_reason)
+            for document, key in zip(documents, keys, strict=True)
+            if key in known
+            for request_id, text, finish_reason in [known[key]]
         }
 
     def _caller(self) -> Caller:
@@ -210,11 +221,13 @@ class Batch:
     def _body_of(self, endpoint: Endpoint) -> Callable[[str], dict[str, Any]]:
         """The common part of the prompt comes first and byte-equal, so that providers' prompt caches hit."""
         fixed = {"model": endpoint.model, **endpoint.summary_params, **self.params}
-        before, _, after = self.prompt.partition("{document}")
         system = [{"role": "system", "content": self.system}] if self.system else []
 
         def body(text: str) -> dict[str, Any]:
-            return {**fixed, "messages": [*system, {"role": "user", "content": f"{before}{text}{after}"}]}
+            return {
+                **fixed,
+                "messages": [*system, {"role": "user", "content": self.prompt.replace("{document}", text)}],
+            }
 
         return body
 

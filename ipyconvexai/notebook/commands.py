@@ -34,6 +34,10 @@ def run(line: str) -> bool:
         if match := pattern.fullmatch(line):
             command(*match.groups())
             return True
+    if _MISTYPED.fullmatch(line):  # sent as a question it would be paid for
+        from IPython.core.error import UsageError
+
+        raise UsageError(f"%ai {line}: no such option; `%ai help` lists them, and `%ai -- {line}` asks it")
     return False
 
 
@@ -95,6 +99,8 @@ def _help() -> None:
 
     print(HELP)
 
+
+_MISTYPED = re.compile(r"(?:usage|list|version|doctor|model|help)\s+-.*")
 
 _COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     (re.compile(r"(?:help|-h|--help)?"), _help),

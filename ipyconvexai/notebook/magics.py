@@ -26,7 +26,9 @@ class AiMagics(Magics):
         from ipyconvexai.notebook.options import cell_options, line_options
 
         shell: Any = self.shell
-        if cell is not None:
+        if cell is not None and line.strip() in ("help", "-h", "--help"):
+            print(HELP)
+        elif cell is not None:
             asking.ask(shell, cell_options(line), cell)
         elif not commands.run(line.strip()):
             asking.ask(shell, *line_options(line))

@@ -5,6 +5,7 @@ Calls pydantic and, for the strict form of a schema, the openai SDK.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ipyconvexai.errors import InputError, InvalidAnswerError
@@ -13,11 +14,14 @@ __all__ = ["parse_answer", "response_format"]
 
 
 def response_format(schema: Any) -> dict[str, Any]:
-    """The ``response_format`` parameter for a pydantic model, a dataclass or any other type.
+    """The ``response_format`` parameter for a pydantic model, a dataclass or any other type; a mapping is a JSON
+    schema already.
 
     Raises:
         InputError: pydantic makes no JSON schema of it.
     """
+    if isinstance(schema, Mapping):
+        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": True}}
     import pydantic
     from openai.lib._pydantic import to_strict_json_schema
 
@@ -39,14 +43,15 @@ def parse_answer(schema: Any, text: str, request_id: str | None) -> Any:
     """
     import pydantic
 
+    wanted: Any = Any if isinstance(schema, Mapping) else schema  # a JSON schema is the provider's to keep
     try:
-        return pydantic.TypeAdapter(schema).validate_json(text)
+        return pydantic.TypeAdapter(wanted).validate_json(text)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the answer"
     raise InvalidAnswerError(
         f"the answer does not fit {_name(schema)}: {where}: {first['msg']}",
-        cure="Ask again, or loosen the schema. The answer is in the ledger under this request.",
+        cure='Ask again (with replay="off" if it was replayed), or loosen the schema. The answer is in the ledger.',
         request_id=request_id,
     )
 

@@ -170,11 +170,14 @@ class Ledger:
         sql += " AND s.status = 'ok' AND s.body IS NULL AND s.body_bytes IS NULL LIMIT 1"
         return bool(await asyncio.to_thread(self.store.read, sql, [cache_key]))
 
-    def answers(self, cache_keys: Iterable[str]) -> dict[str, tuple[str, str]]:
-        """Cache key -> (request id, text) of the newest good answer, for those that have one: one set-wise join."""
+    def answers(self, cache_keys: Iterable[str]) -> dict[str, tuple[str, str, str | None]]:
+        """Cache key -> (request id, text, finish reason) of the newest good answer, for those that have one.
+
+        One set-wise join.
+        """
         rows = self.store.read(
             """
-            SELECT k.key::VARCHAR, max(r.id)::VARCHAR, max_by(s.text, r.id)
+            SELECT k.key::VARCHAR, max(r.id)::VARCHAR, max_by(s.text, r.id), max_by(s.finish_reason, r.id)
             FROM (SELECT unnest(?::UUID[]) AS key) k
             JOIN requests r ON r.cache_key = k.key
             JOIN responses s ON s.request_id = r.id
@@ -183,7 +186,7 @@ class Ledger:
             """,
             [list(cache_keys)],
         )
-        return {key: (request_id, text) for key, request_id, text in rows}
+        return {key: (request_id, text, reason) for key, request_id, text, reason in rows}
 
     # ------------------------------------------------------------------------------------------ other rows
     def add(self, table: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], *, if_new: bool = False) -> None:

@@ -112,3 +112,17 @@ def test_export(app: ai.App, tmp_path: Path):
     assert "hello" in app.ledger.export(tmp_path / "calls.csv").read_text()
     with pytest.raises(errors.InputError, match="xlsx"):
         app.ledger.export(tmp_path / "calls.xlsx")
+
+
+def test_the_ledgers_own_tables_keep_their_names(app: ai.App):
+    ai.generate("one")
+    ai.generate("two")
+    calls = app.ledger.calls(limit=1).df()
+    assert app.ledger.sql("SELECT count(*) FROM calls").fetchall() == [(2,)]
+    assert app.ledger.sql("SELECT count(*) FROM calls", calls=calls).fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("query", ["", None])
+def test_no_query_is_an_input_error(app: ai.App, query: str):
+    with pytest.raises(errors.InputError, match="no query"):
+        app.ledger.sql(query)

@@ -254,3 +254,25 @@ def test_a_batch_is_more_patient_than_a_question(app: ai.App, endpoint: Endpoint
     endpoint.reply([Fault(429, retry_after=0, times=3), "at last"])
     assert ai.summarize(pd.DataFrame({"text": ["x"]}), "text", progress=False)["summary"].tolist() == ["at last"]
     assert len(app.ledger.calls(status="error")) == 3
+
+
+def test_a_summary_that_was_cut_says_so_and_goes_on_saying_so(app: ai.App, endpoint: Endpoint):
+    endpoint.reply(Answer("half a sum", finish_reason="length"))
+    for _ in range(2):
+        result = ai.summarize(pd.DataFrame({"text": ["x"]}), "text", progress=False)
+        assert result["summary"].tolist() == ["half a sum"]
+        assert result["summary_error"].iloc[0].startswith("truncated")
+    assert endpoint.count == 1
+
+
+def test_texts_of_numpy_are_texts(app: ai.App):
+    numpy = pytest.importorskip("numpy")
+    frame = pd.DataFrame({"text": pd.Series([numpy.str_("aa"), "bb"], dtype=object)})
+    result = ai.summarize(frame, "text", progress=False, max_tokens=numpy.int64(5))
+    assert result["summary"].notna().all()
+
+
+def test_the_new_column_needs_a_name(app: ai.App, endpoint: Endpoint):
+    with pytest.raises(errors.InputError, match="no name"):
+        ai.summarize(pd.DataFrame({"text": TEXTS}), "text", into=5, progress=False)  # type: ignore[arg-type]
+    assert endpoint.count == 0

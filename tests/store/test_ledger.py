@@ -113,7 +113,7 @@ def test_answers_of_many_keys(ledger: Ledger):
     call(ledger, good, "old")
     newest = call(ledger, good, "new")
     call(ledger, bad, None, status="unknown")
-    assert ledger.answers([good, bad, none]) == {good: (newest, "new")}
+    assert ledger.answers([good, bad, none]) == {good: (newest, "new", None)}
     assert ledger.answers([]) == {}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -255,7 +256,7 @@ _open_apps: weakref.WeakSet[App] = weakref.WeakSet()
 
 
 def connect(
-    path: str | None = None,
+    path: str | os.PathLike[str] | None = None,
     *,
     model: str | None = None,
     user: str | None = None,
@@ -272,7 +273,7 @@ def connect(
         user: recorded with each call; default JUPYTERHUB_USER, then the login name.
         replay: "off", "reuse" (answer from the ledger where it can) or "only" (never send).
         record: "full", or "metadata" to keep no content.
-        timeout: seconds one attempt may take.
+        timeout: seconds of silence after which an attempt is given up.
         retries: attempts after the first.
 
     As a context manager it closes at the end and the app before is current again.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import getpass
 import json
+import math
 import os
 import re
 import time
@@ -37,7 +38,7 @@ class Settings:
         user: who asks; recorded with each call.
         replay: the policy where a call names none.
         record: "full", or "metadata" to keep hashes, sizes, usage and outcomes and no content.
-        timeout: seconds one attempt may take.
+        timeout: seconds of silence after which an attempt is given up.
         retries: attempts after the first.
     """
 
@@ -60,9 +61,20 @@ class Settings:
         )
         given = {name: value for name, value in overrides.items() if value is not None}
         settings = replace(settings, **given)
-        if settings.record not in ("full", "metadata"):
-            raise InputError(f"record={settings.record!r} is not known", cure='Use record="full" or record="metadata".')
-        return settings
+        settings._check()
+        return replace(settings, path=os.fspath(settings.path))
+
+    def _check(self) -> None:
+        if self.record not in ("full", "metadata"):
+            raise InputError(f"record={self.record!r} is not known", cure='Use record="full" or record="metadata".')
+        if not isinstance(self.path, str | os.PathLike):
+            raise InputError(f"path={self.path!r} is no path", cure='For example: ai.connect("my.duckdb").')
+        if not isinstance(self.model, str | None):
+            raise InputError(f"model={self.model!r} is no text", cure='For example: model="openai".')
+        if not isinstance(self.timeout, int | float) or not 0 < self.timeout < math.inf:
+            raise InputError(f"timeout={self.timeout!r} is no number of seconds", cure="Use a number above 0.")
+        if not isinstance(self.retries, int) or self.retries < 0:
+            raise InputError(f"retries={self.retries!r} is no number of attempts", cure="Use 0 or more.")
 
 
 def default_ledger() -> Path:

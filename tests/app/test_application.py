@@ -250,3 +250,18 @@ def test_a_failed_first_question_begins_no_conversation(app: ai.App, endpoint: E
         ("user", "two"),
         ("assistant", "fine"),
     ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"retries": -1}, {"timeout": 0}, {"model": 5}, {"path": 5}, {"record": "some"}, {"replay": "maybe"}],
+    ids=str,
+)
+def test_wrong_settings_are_found_at_once(options: dict[str, Any]):
+    with pytest.raises(errors.InputError):
+        ai.connect(**options)
+
+
+def test_a_path_object_is_a_path(tmp_path: Path):
+    with ai.connect(tmp_path / "my ledger.duckdb") as app:
+        assert app.ledger.path == str(tmp_path / "my ledger.duckdb")

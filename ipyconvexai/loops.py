@@ -11,25 +11,52 @@ import concurrent.futures
 import contextlib
 import contextvars
 import os
+import selectors
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from ipyconvexai.errors import CanceledError, ConfigurationError, DeadlockError
 
-__all__ = ["BackgroundLoop"]
+__all__ = ["BackgroundLoop", "call_in_child", "keep_for_ever"]
 
 T = TypeVar("T")
 TICK = 0.05  # seconds
 THREADS = 32  # for what blocks: questions to the ledger, a local model's start
 
 
+_in_child: set[weakref.WeakMethod[Callable[[], None]]] = set()
+_kept: list[object] = []
+
+
+def call_in_child(method: Callable[[], None]) -> None:
+    """Have a bound method called in the child of every fork, as long as its object lives."""
+    _in_child.add(weakref.WeakMethod(method, _in_child.discard))
+
+
+def keep_for_ever(*things: object) -> None:
+    """For what a child has of its parent's: finalised, it would close what the parent still uses."""
+    _kept.extend(things)
+
+
+def _after_fork() -> None:
+    for reference in list(_in_child):
+        if (method := reference()) is not None:
+            method()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class BackgroundLoop:
     """Started at first use; after a fork the child starts its own."""
 
     def __init__(self) -> None:
+        call_in_child(self._leave_to_parent)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -55,6 +82,19 @@ class BackgroundLoop:
                 )
                 self._thread.start()
             return self._loop
+
+    def _leave_to_parent(self) -> None:
+        """In the child of a fork: nothing done to the parent's loop here may be felt there."""
+        self._lock = threading.Lock()  # a thread that is no more may have held it
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        keep_for_ever(loop, self._thread)
+        loop.set_exception_handler(lambda loop, context: None)  # or finalisers tell what was not closed
+        if isinstance(shared := getattr(loop, "_selector", None), selectors.BaseSelector):
+            # An epoll is one for both processes: a transport closed here would no longer be heard there.
+            loop._selector = selectors.SelectSelector()  # type: ignore[attr-defined]
+            keep_for_ever(shared)
 
     @staticmethod
     def _run(loop: asyncio.AbstractEventLoop) -> None:

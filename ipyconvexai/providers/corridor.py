@@ -11,6 +11,7 @@ passes while it arrives; each attempt has rows of its own, and one that was give
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import random
 import time
@@ -19,8 +20,9 @@ from typing import NamedTuple
 
 import httpx2
 
-from ipyconvexai.errors import CallError
+from ipyconvexai.errors import CallError, StoreError
 from ipyconvexai.ids import new_id
+from ipyconvexai.loops import call_in_child, keep_for_ever
 from ipyconvexai.providers import faults
 from ipyconvexai.providers.calls import (
     CALLER,
@@ -40,7 +42,7 @@ from ipyconvexai.providers.calls import (
 )
 from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.flights import Flights
-from ipyconvexai.providers.reading import Reading, error_of, read_answer, reads_as_json
+from ipyconvexai.providers.reading import Reading, comes_in_events, error_of, read_answer, reads_as_json
 from ipyconvexai.providers.retry import pause_before_retry
 from ipyconvexai.providers.streams import RecordedStream
 from ipyconvexai.settings import Settings, redact_bytes
@@ -48,6 +50,9 @@ from ipyconvexai.store.ledger import Ledger, Outcome, Recording
 from ipyconvexai.values import Caller, Replay, Status
 
 __all__ = ["CALLER", "REPLAYED_HEADER", "REQUEST_ID_HEADER", "Call", "Corridor", "Send", "body_bytes", "cache_key"]
+
+
+MOST_UNSETTLED = 256  # outcomes kept for a ledger that cannot write: disk full, say
 
 
 class _Attempt(NamedTuple):
@@ -80,6 +85,14 @@ class Corridor:
         self._rand = rand
         self._flights = Flights()
         self._streams: set[RecordedStream] = set()  # open ones
+        self._unsettled: collections.deque[tuple[Outcome, str | None]] = collections.deque(maxlen=MOST_UNSETTLED)
+        call_in_child(self._leave_to_parent)
+
+    def _leave_to_parent(self) -> None:
+        """In the child of a fork: the parent's rows and streams are not the child's to settle."""
+        keep_for_ever(*self._streams)
+        self._streams.clear()
+        self._unsettled.clear()
 
     def call(
         self, request: httpx2.Request, endpoint: Endpoint, caller: Caller, retries: int, send: Send | None = None
@@ -106,9 +119,10 @@ class Corridor:
         return await self._attempts(call)
 
     async def aclose(self) -> None:
-        """Settle and close the streams that are still open."""
+        """Settle and close the streams that are still open, and settle what could not be settled before."""
         for stream in list(self._streams):
             await stream.aclose()
+        self._settle_the_rest()
 
     # ------------------------------------------------------------------------------------------ replay
     async def _replayed_or_sent(self, call: Call) -> httpx2.Response:
@@ -191,6 +205,11 @@ class Corridor:
         except asyncio.CancelledError:  # the intent is on its way to the file, and no attempt will follow
             self._settle_later(call, self._outcome(call, stopped(call)))
             raise
+        except StoreError:  # it may have been written all the same
+            outcome = self._outcome(call, Status.CANCELED)
+            self._settle_later(call, outcome)
+            self._unsettled.append((outcome, call.caller.record))
+            raise
         call.first_id = call.first_id or call.request_id
 
     async def _attempt(self, call: Call) -> _Attempt:
@@ -240,7 +259,7 @@ class Corridor:
         elif inner.is_redirect:
             reading = Reading(error_code="redirect", error_message="the provider sent the request elsewhere")
         elif reads_as_json(call.path, inner.headers.get("content-type", "")):
-            reading = read_answer(content)
+            reading = read_answer(content, call.path, asked_events=call.streams)
         else:
             reading = Reading()
         status = Status.ERROR if failed or reading.error_message else Status.OK
@@ -279,8 +298,20 @@ class Corridor:
 
     async def _settle(self, call: Call, outcome: Outcome) -> None:
         """Write the outcome; returns when it is durable. It is on its way before the first suspension."""
-        if call.recorded:
+        if not call.recorded:
+            return
+        try:
             await self._ledger.settle(outcome, record=call.caller.record)
+        except StoreError:  # nobody sees the answer; its row gets its end at once if it may, or when the ledger can
+            self._settle_later(call, outcome)
+            self._unsettled.append((outcome, call.caller.record))
+            raise
+        self._settle_the_rest()
+
+    def _settle_the_rest(self) -> None:
+        while self._unsettled:  # one that is there already is refused by its key
+            outcome, record = self._unsettled.popleft()
+            self._ledger.settle_later(outcome, record=record)
 
     def _settle_later(self, call: Call, outcome: Outcome) -> None:
         """The same where nobody waits any more."""
@@ -289,14 +320,7 @@ class Corridor:
 
 
 def _is_stream(call: Call, response: httpx2.Response) -> bool:
-    """Also where a server forgets to say so, as long as it does not say that it is something else."""
-    if response.status_code >= 300:
-        return False
-    media_type = response.headers.get("content-type", "")
-    return media_type.startswith("text/event-stream") or (call.streams and not media_type.startswith(_WHOLE))
-
-
-_WHOLE = ("application/json", "text/html", "audio/", "image/", "video/")
+    return response.status_code < 300 and comes_in_events(response.headers.get("content-type", ""), call.streams)
 
 
 def _replay(recording: Recording, request: httpx2.Request) -> httpx2.Response:

@@ -16,9 +16,12 @@ from ipyconvexai.providers.corridor import REPLAYED_HEADER, REQUEST_ID_HEADER
 from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.faults import broken_off, translate
 from ipyconvexai.providers.prices import cost_usd
-from ipyconvexai.providers.reading import EventReader, Reading, read_answer
+from ipyconvexai.providers.reading import EventReader, Reading, comes_in_events, read_answer
 
 __all__ = ["Answer", "chat", "stream"]
+
+
+_PATH = "chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,14 @@ async def chat(client: AsyncOpenAI, endpoint: Endpoint, body: dict[str, Any], ti
         response = await client.post_json("/chat/completions", body, timeout)
     except Exception as error:
         raise _translated(error, endpoint) from None
-    return _answered(endpoint, read_answer(response.content), response.headers, response.content)
+    return _answered(endpoint, read_answer(response.content, _PATH), response.headers, response.content)
 
 
 async def stream(
     client: AsyncOpenAI, endpoint: Endpoint, body: dict[str, Any], timeout: float | None = None
 ) -> AsyncIterator[str | Answer]:
     """The same as pieces of text while they come, then the ``Answer``."""
-    reader = EventReader("chat/completions")
+    reader = EventReader(_PATH)
     whole: list[bytes] = []
     seen = 0
     try:
@@ -69,7 +72,7 @@ async def stream(
             timeout=client.timeout if timeout is None else timeout,
         ) as response:
             headers = response.headers
-            events = "json" not in headers.get("content-type", "")  # some servers do not stream
+            events = comes_in_events(headers.get("content-type", ""), asked=True)  # some servers do not stream
             async for chunk in response.iter_bytes():
                 whole.append(chunk)
                 if events:
@@ -83,7 +86,7 @@ async def stream(
     for piece in reader.pieces(seen):
         yield piece
     content = b"".join(whole)
-    reading = reader.result() if events else read_answer(content)
+    reading = reader.result() if events else read_answer(content, _PATH, asked_events=True)
     answer = _answered(endpoint, reading, headers, content)
     if not events and reading.text:
         yield reading.text

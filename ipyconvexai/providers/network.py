@@ -1,7 +1,7 @@
 """The last step to a provider, on the background loop: the SDK's aiohttp backend, or a client that the user brought.
 
 ``DefaultAioHttpClient`` is chosen for its cost: the default transport takes 60 % more CPU. Only the corridor calls it.
-Calls openai and httpx2.
+Calls openai, httpx2 and loops.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx2
 
+from ipyconvexai.loops import call_in_child, keep_for_ever
+
 __all__ = ["AsyncGuest", "Network", "SyncGuest"]
 
 MOST_CONNECTIONS = 1000
 GUEST_THREADS = 64
-
-_left_behind: list[httpx2.AsyncClient] = []  # a fork's parent's: its loop does not run here, so it cannot be closed
 
 
 class Network:
@@ -27,6 +27,21 @@ class Network:
     def __init__(self) -> None:
         self._client: httpx2.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        call_in_child(self._leave_to_parent)
+
+    def _leave_to_parent(self) -> None:
+        """In the child of a fork: the connections are the parent's. Closed here, TLS would say goodbye for both."""
+        client, self._client, self._loop = self._client, None, None
+        if client is None:
+            return
+        keep_for_ever(client)
+        for transport in (client._transport, *client._mounts.values()):
+            session = getattr(transport, "client", None)
+            connector = getattr(session, "connector", None)
+            if session is not None and connector is not None:
+                keep_for_ever(session, connector)
+                connector._closed = True  # their finalisers look at this
+                session.detach()
 
     async def send(self, request: httpx2.Request) -> httpx2.Response:
         # The transport for this URL honours HTTPS_PROXY and NO_PROXY as the SDK does.
@@ -40,7 +55,7 @@ class Network:
             import openai
 
             if self._client is not None:
-                _left_behind.append(self._client)
+                keep_for_ever(self._client)  # of another loop, on which alone it could be closed
             limits = httpx2.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS)
             self._client, self._loop = openai.DefaultAioHttpClient(limits=limits), loop
         return self._client

@@ -11,7 +11,7 @@ from typing import Any
 
 from ipyconvexai.values import Usage
 
-__all__ = ["EventReader", "Reading", "error_of", "read_answer", "reads_as_json", "sound"]
+__all__ = ["EventReader", "Reading", "comes_in_events", "error_of", "read_answer", "reads_as_json", "sound"]
 
 _LONGEST_MESSAGE = 2000  # characters of an error that is no JSON: a whole HTML page, say
 
@@ -31,13 +31,27 @@ def reads_as_json(endpoint: str, media_type: str) -> bool:
     return "json" in media_type or endpoint.endswith(("completions", "responses", "embeddings", "moderations"))
 
 
-def read_answer(content: bytes) -> Reading:
+def comes_in_events(media_type: str, asked: bool) -> bool:
+    """Whether an answer of status 200 is an event stream. `asked`: the request wanted one.
+
+    Also where a server forgets to say so, as long as it does not say that it is something else.
+    """
+    return media_type.startswith("text/event-stream") or (asked and not media_type.startswith(_WHOLE))
+
+
+_WHOLE = ("application/json", "text/html", "audio/", "image/", "video/")
+
+
+def read_answer(content: bytes, endpoint: str = "", *, asked_events: bool = False) -> Reading:
     """An answer that came whole: a chat completion, a response, embeddings, or anything else in JSON.
 
-    What is no JSON object, or one that tells of an error, has an error in its reading.
+    What is no JSON object, or one that tells of an error, has an error in its reading, and so has a chat completion
+    without any choice. `asked_events`: the request wanted a stream, and some servers send one under the name of JSON.
     """
     data = _json(content)
     if not isinstance(data, dict):
+        if asked_events and content.removeprefix(_BOM).lstrip().startswith((b"data:", b"event:", b":")):
+            return _read_events(content, endpoint)
         return Reading(error_code="unreadable_answer", error_message="the answer is no JSON object")
     reading = Reading(model=_text(data.get("model")), usage=_usage(data.get("usage")))
     if data.get("object") == "response":
@@ -45,10 +59,35 @@ def read_answer(content: bytes) -> Reading:
     if (error := data.get("error")) and not data.get("choices"):  # some say it with status 200
         code, said = _error(error)
         return replace(reading, error_code=code or "provider_error", error_message=said or "no reason given")
-    choice = _first(data.get("choices"))
-    message = _dict(choice.get("message"))
-    text = _text(message.get("content")) or _text(message.get("refusal")) or _text(choice.get("text"))
+    choices = _list(data.get("choices"))
+    if endpoint.endswith("completions") and not (choices and isinstance(choices[0], dict)):
+        return replace(reading, error_code="unreadable_answer", error_message="the answer has no choices")
+    choice = _first(choices)
+    text = _text(_said(_dict(choice.get("message")), choice))
     return replace(reading, text=text, finish_reason=_text(choice.get("finish_reason")))
+
+
+def _read_events(content: bytes, endpoint: str) -> Reading:
+    reader = EventReader(endpoint)
+    reader.feed(content)
+    reader.end()
+    reading = reader.result()
+    if reader.failed or reader.ends_properly:
+        return reading
+    return replace(reading, error_code="cut", error_message="the stream ended before its last event")
+
+
+def _said(message: dict[str, Any], choice: dict[str, Any]) -> str:
+    """What a message, or its delta, says; as it came."""
+    return _joined(message.get("content")) or _joined(message.get("refusal")) or _joined(choice.get("text"))
+
+
+def _joined(content: Any) -> str:
+    """A text, or the texts of a list of parts."""
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
 
 
 def _read_response(data: dict[str, Any], reading: Reading) -> Reading:
@@ -97,7 +136,10 @@ class EventReader:
     def __init__(self, endpoint: str) -> None:
         self._kind = "chat" if endpoint.endswith("completions") else endpoint.rsplit("/", 1)[-1]
         self._lines = _Lines()
+        self._begun = False
         self._data: list[bytes] = []  # of the event at hand
+        self._event = b""  # its name
+        self._half = ""  # of a character whose other half comes with the next piece
         self._pieces: list[str] = []
         self._final: Reading | None = None
         self._reading = Reading()
@@ -127,17 +169,28 @@ class EventReader:
         for line in self._lines.end():
             self._read_line(line)
         self._read_line(b"")
+        self._flush()
 
     def _read_line(self, line: bytes) -> None:
+        if not self._begun:
+            self._begun, line = True, line.removeprefix(_BOM)
         if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
-        elif not line and self._data:
-            payload, self._data = b"\n".join(self._data), []
-            self._read_event(payload)
+        elif line.startswith(b"event:"):
+            self._event = line[6:].strip()
+        elif not line:
+            payload, name = b"\n".join(self._data), self._event
+            self._data, self._event = [], b""
+            if payload and not self.done:  # what comes behind the end is not of the answer
+                self._read_event(payload, name)
 
-    def _read_event(self, payload: bytes) -> None:
+    def _read_event(self, payload: bytes, name: bytes) -> None:
         if payload.startswith(b"[DONE]"):
+            self._flush()
             self.done = True
+            return
+        if name == b"error":
+            self._fail(*error_of(payload))
             return
         data = _json(payload)
         if not isinstance(data, dict):
@@ -158,9 +211,7 @@ class EventReader:
     def _read_chat_chunk(self, data: dict[str, Any]) -> None:
         choice = _first(data.get("choices"))
         if choice.get("index") in (0, None):  # of several answers the first is the text
-            delta = _dict(choice.get("delta"))
-            if piece := _text(delta.get("content")) or _text(delta.get("refusal")) or _text(choice.get("text")):
-                self._pieces.append(piece)
+            self._add(_said(_dict(choice.get("delta")), choice))
         reading = self._reading
         self._reading = replace(
             reading,
@@ -172,17 +223,33 @@ class EventReader:
     def _read_response_event(self, data: dict[str, Any]) -> None:
         kind = data.get("type")
         if kind in ("response.output_text.delta", "response.refusal.delta"):
-            if piece := _text(data.get("delta")):
-                self._pieces.append(piece)
+            self._add(_joined(data.get("delta")))
         elif kind == "error":
             self._fail(*_error(data))
         elif kind in ("response.completed", "response.failed", "response.incomplete"):
             response = _dict(data.get("response"))
             base = Reading(model=_text(response.get("model")), usage=_usage(response.get("usage")))
             self._final = _read_response(response, base)
+            self._flush()
             self.done = True
             if kind == "response.failed":
                 self._fail(self._final.error_code, self._final.error_message)
+
+    def _add(self, piece: str) -> None:
+        """A piece of text. JSON can cut a character beyond U+FFFF in two: its first half waits for the second."""
+        if not piece:
+            return
+        piece, self._half = self._half + piece, ""
+        if "\ud800" <= piece[-1] <= "\udbff":
+            piece, self._half = piece[:-1], piece[-1]
+        if piece:
+            self._pieces.append(sound(piece))
+
+    def _flush(self) -> None:
+        """No other half will come."""
+        if self._half:
+            self._pieces.append(sound(self._half))
+            self._half = ""
 
     def pieces(self, start: int = 0) -> list[str]:
         """The pieces of text from number `start` on."""
@@ -190,7 +257,7 @@ class EventReader:
 
     def result(self) -> Reading:
         """What has come so far."""
-        text = "".join(self._pieces) or None
+        text = "".join(self._pieces) + sound(self._half) or None
         if self._final is None:
             return replace(self._reading, text=text)
         said = (self._reading.error_code, self._reading.error_message)
@@ -236,6 +303,7 @@ def _usage(data: Any) -> Usage:
     )
 
 
+_BOM = b"\xef\xbb\xbf"
 _MOST = 2**31 - 1  # the ledger's columns are INTEGER
 
 

@@ -1,13 +1,15 @@
 """The DuckDB file, open only while it is used. Calls duckdb, ``migrations`` and ``faults``.
 
 Promises: migrated before anyone sees it; closed when nothing has used it for a moment, so that the DuckDB command line
-can open it; external access off, so that no SQL reaches files or the network; errors are of our tree.
+can open it; external access off, so that no SQL reaches files or the network; errors are of our tree; a file that is
+moved, deleted or replaced while it is open is noticed, and never written to any more.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from contextlib import contextmanager
 
 import duckdb
 
-from ipyconvexai.errors import Error, LedgerReadOnlyError, StoreError
+from ipyconvexai.errors import LedgerCorruptError, LedgerReadOnlyError, StoreError
 from ipyconvexai.store import faults
 from ipyconvexai.store.migrations import migrate
 
@@ -24,6 +26,7 @@ __all__ = ["IDLE_CLOSE", "MEMORY", "Database"]
 MEMORY = ":memory:"
 OPEN_PATIENCE = 4.0  # seconds to wait for another program that has the file open
 IDLE_CLOSE = 2.0  # seconds without use before the file is closed
+_NOBODY = (-1, -1)
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     # Each attempt to fetch an extension would stall for 2-3 s without internet.
@@ -49,18 +52,26 @@ class Database:
         self._last_use = clock()
         self._last_locked = -OPEN_PATIENCE  # when another program was last found to hold the file
         self._closed = False
+        self._file = self._log = _NOBODY  # the open file and its write-ahead log, as ``_identity`` gives them
+        self._untold: set[bool] = set()  # who was not yet told that the file was moved: writers (True), readers
         self.generation = 0  # counts openings: what belongs to an older one (an appender, say) is dead
 
     @contextmanager
-    def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """The open database; it stays open while it is lent."""
+    def connection(self, *, writing: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The open database; it stays open while it is lent.
+
+        Raises:
+            LedgerCorruptError: the file was moved or deleted while it was open; once, the next use opens what is there.
+        """
         with self._gate:
             if self._closed:
                 raise StoreError("the ledger is closed", cure="Open it again: ai.connect(path).")
+            self.check_place(writing)
             if self._connection is None:
                 # A discarded database lives on in this process while anybody holds a cursor of it.
                 self._gate.wait_for(lambda: not self._users, timeout=OPEN_PATIENCE)
                 self._connection = self._open()
+                self._file, self._log = _identity(self.path), _identity(f"{self.path}.wal")
                 self.generation += 1
             self._users += 1
             connection = self._connection
@@ -82,16 +93,68 @@ class Database:
             finally:
                 cursor.close()
 
+    # ------------------------------------------------------------------------------------------ the file's place
+    def check_place(self, writing: bool) -> None:
+        """Raise once for writers and once for readers when the open file is no longer the one at ``path``.
+
+        To be called before a commit and after it, when nothing is acknowledged yet.
+        """
+        with self._gate:
+            if self._is_displaced():
+                # Whoever still reads would keep the old file open, and by its path DuckDB would find it again.
+                if not self._gate.wait_for(lambda: not self._users, timeout=OPEN_PATIENCE):
+                    raise self._displaced()
+                self._leave_displaced()
+            if writing in self._untold:
+                self._untold = set() if writing else self._untold - {writing}
+                raise self._displaced()
+
+    def _is_displaced(self) -> bool:
+        if self._connection is None or self.path == MEMORY:
+            return False
+        # os.stat: to open the file and close it would drop DuckDB's lock on it.
+        if _identity(self.path) != self._file:
+            return True
+        self._log = _identity(f"{self.path}.wal")
+        return False
+
+    def _leave_displaced(self) -> None:
+        if self._is_displaced():  # nobody else has seen to it meanwhile
+            self._untold = {True, False}
+            self._close()  # and with it the writer's cursor
+
+    def _displaced(self) -> LedgerCorruptError:
+        return LedgerCorruptError(
+            f"the ledger file {self.path} was moved, deleted or replaced while it was open",
+            cure="Run it again: what is at that path is used, or a new ledger begun. To keep the old one, move it back"
+            " first. This call was not recorded, and what was recorded last is in the old file.",
+            code="ledger_moved",
+        )
+
+    @contextmanager
+    def _log_of_another_file_kept(self) -> Iterator[None]:
+        """Closing removes the write-ahead log by its name, even where a file put in our place has one by now."""
+        log, aside = f"{self.path}.wal", f"{self.path}.wal.kept"
+        if not self._is_displaced() or _identity(log) in (self._log, _NOBODY):
+            yield
+            return
+        with contextlib.suppress(OSError):
+            os.rename(log, aside)
+        yield
+        with contextlib.suppress(OSError):
+            os.rename(aside, log)
+
+    # ------------------------------------------------------------------------------------------ opening and closing
     def _open(self) -> duckdb.DuckDBPyConnection:
         try:
-            self._refuse_links_and_read_only()
+            self._refuse_what_is_no_ledger()
             connection = self._connect()
             try:
                 migrate(connection, self.path)
             except BaseException:
                 connection.close()
                 raise
-        except (duckdb.Error, Error) as error:
+        except Exception as error:  # DuckDB raises RuntimeError, too
             raise faults.translate_opening(error, self.path) from None
         return connection
 
@@ -110,11 +173,20 @@ class Database:
                     raise
                 time.sleep(0.02)
 
-    def _refuse_links_and_read_only(self) -> None:
+    def _refuse_what_is_no_ledger(self) -> None:
         if self.path == MEMORY or not os.path.exists(self.path):
             return
+        facts = os.stat(self.path)
+        if not stat.S_ISREG(facts.st_mode) and not os.path.isdir(self.path):  # opening a pipe would wait for ever
+            raise LedgerReadOnlyError(
+                f"{self.path} is not a regular file", cure='Choose another: ai.connect("my.duckdb") or IPYCONVEXAI_DB.'
+            )
+        if stat.S_ISREG(facts.st_mode) and not facts.st_size:
+            raise LedgerCorruptError(
+                f"{self.path} is empty, and so no DuckDB file", cure="Remove it, or choose another file for the ledger."
+            )
         # The lock goes by name: the same file under two names would be opened twice.
-        if os.stat(self.path).st_nlink > 1 and not os.path.isdir(self.path):
+        if facts.st_nlink > 1 and not os.path.isdir(self.path):
             raise StoreError(f"{self.path} has more than one name (hard links)", cure="Copy it, and open the copy.")
         if not os.access(self.path, os.W_OK):
             raise LedgerReadOnlyError(
@@ -134,6 +206,7 @@ class Database:
     def close_if_idle(self) -> None:
         with self._gate:
             if self._is_idle():
+                self._leave_displaced()
                 self._close()
 
     def close(self) -> None:
@@ -143,16 +216,28 @@ class Database:
             self._close()
 
     def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        if self._connection is None:
+            return
+        with self._log_of_another_file_kept():
+            connection, self._connection = self._connection, None
             # What cannot be moved for lack of room stays in the write-ahead log, where it is safe.
             with contextlib.suppress(duckdb.Error):
                 # By itself closing leaves a log that was replayed and has an index in it.
                 connection.execute("CHECKPOINT")
-            connection.close()
+            with contextlib.suppress(duckdb.Error):
+                connection.close()
 
     def discard(self, generation: int) -> None:
         """Give up the opening `generation`, which is invalidated; the next use opens the file again."""
         with self._gate:
             if generation == self.generation:
                 self._close()
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Tells one file from another that has its name; ``_NOBODY`` when there is none."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return _NOBODY
+    return facts.st_dev, facts.st_ino

@@ -61,10 +61,15 @@ def translate_opening(error: BaseException, path: str) -> errors.Error:
         )
     if "different configuration" in str(error):
         return errors.LedgerLockedError(f"the ledger {path} is open in this process already", cure="Close it there.")
-    ours = not isinstance(error, duckdb.Error) or isinstance(error, duckdb.OutOfMemoryException)
-    if ours or type(translated) not in (errors.StoreError, errors.QueryError):
+    ours = isinstance(error, errors.Error | duckdb.OutOfMemoryException)
+    if ours or type(translated) not in (errors.StoreError, errors.QueryError, errors.LedgerCorruptError):
         return translated
-    return _damaged(str(error), path)
+    if not _is_foreign(path):
+        return _damaged(str(error), path)
+    return errors.LedgerCorruptError(
+        f"{path} is no DuckDB file, or its beginning is damaged",
+        cure='It was left as it is. Choose another file for the ledger: ai.connect("my.duckdb") or IPYCONVEXAI_DB.',
+    )
 
 
 def _damaged(text: str, path: str) -> errors.Error:
@@ -72,6 +77,15 @@ def _damaged(text: str, path: str) -> errors.Error:
         f"the ledger {path} is damaged: {text.splitlines()[0]}",
         cure="It was left as it is. Move it away (with its .wal) to begin a new one, and keep it for a rescue.",
     )
+
+
+def _is_foreign(path: str) -> bool:
+    """Whether the file begins as no DuckDB file does. Only where DuckDB has not opened it: this drops its lock."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(12)[8:] != b"DUCK"
+    except (OSError, ValueError):
+        return False
 
 
 def translate(error: BaseException, path: str) -> errors.Error:

@@ -19,7 +19,6 @@ from multiprocessing.connection import Client, Connection, Listener
 from typing import IO, Any
 
 from ipyconvexai import __version__
-from ipyconvexai.errors import Error
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.folder import SOCKET_FOLDER, Folder
 from ipyconvexai.store.visit import Visit
@@ -88,9 +87,17 @@ class Keeper:
         return waited and not self._folder.sessions()
 
     def _is_reachable(self) -> bool:
-        # Somebody removed our folder or the temporary one: nobody could come any more, and another keeper may.
+        # Somebody removed our folder, its key or the temporary one: nobody could come any more, and another keeper may.
         socket_there = self._directory is None or os.path.exists(self._address)
-        return socket_there and self._folder.holds(self._lock_file, "lock")
+        return socket_there and self._folder.holds(self._lock_file, "lock") and self._holds_key()
+
+    def _holds_key(self) -> bool:
+        try:
+            return self._folder.key() == self._key
+        except FileNotFoundError:
+            return False  # whoever comes next makes another
+        except OSError:
+            return True  # out of file handles, say
 
     def _close(self, judge: threading.Thread) -> None:
         self._ended.set()
@@ -121,7 +128,7 @@ class Keeper:
                 try:
                     self._judge()
                     self._judge_at = None
-                except Error:  # the file cannot be opened now
+                except Exception:  # the file cannot be opened now; without this thread no keeper ends
                     self._judge_at = time.monotonic() + JUDGE_AGAIN
             for session in dead:
                 self._folder.forget_session(session)

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, Protocol
 
-from ipyconvexai.errors import Error, KeeperUnavailableError, StoreError, TransactionError
+from ipyconvexai.errors import Error, InputError, KeeperUnavailableError, StoreError, TransactionError
 from ipyconvexai.ids import new_id
 from ipyconvexai.store.folder import Folder
 from ipyconvexai.store.pipe import Pipe, Receipt
@@ -61,8 +61,12 @@ class Store(Protocol):
         """Write what waits, then leave."""
 
 
-def open_store(path: str) -> Store:
-    """The store of the ledger at `path`; nothing is started or opened before its first use."""
+def open_store(path: str | os.PathLike[str]) -> Store:
+    """The store of the ledger at `path`; nothing is started or opened before its first use.
+
+    Raises:
+        InputError: no ledger can have this path.
+    """
     if path == ":memory:":
         from ipyconvexai.store.inprocess import ThreadStore  # imports duckdb: only where it is used
 
@@ -70,11 +74,31 @@ def open_store(path: str) -> Store:
     return KeeperStore(path)
 
 
+def _real_path(path: str | os.PathLike[str]) -> str:
+    cure = 'Name a file: ai.connect("my.duckdb"), or IPYCONVEXAI_DB.'
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise InputError(f"the path of a ledger is a str or a Path, and not {type(path).__name__}", cure=cure)
+    if not text or "\0" in text:
+        raise InputError(f"{text!r} cannot be the path of a ledger", cure=cure)
+    try:
+        real = os.path.realpath(os.path.expanduser(text))
+        real.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the path {text!r} is not valid Unicode, and DuckDB cannot open it", cure=cure) from None
+    if "?" in real:  # DuckDB takes what follows for options, and puts its log elsewhere
+        raise InputError(f"the path {real} has a question mark, and DuckDB cannot keep a ledger there", cure=cure)
+    if os.path.exists(real) and not os.path.isfile(real):
+        what = "is a folder" if os.path.isdir(real) else "is not a regular file"
+        raise InputError(f"{real} {what}, and no ledger", cure=cure)
+    return real
+
+
 class KeeperStore:
     """`patience`: seconds of silence after which the keeper counts as stopped."""
 
-    def __init__(self, path: str, *, patience: float = PATIENCE) -> None:
-        self.path = os.path.realpath(os.path.expanduser(path))
+    def __init__(self, path: str | os.PathLike[str], *, patience: float = PATIENCE) -> None:
+        self.path = _real_path(path)
         self._patience = patience
         self._folder = Folder(self.path)
         self._begin_session()

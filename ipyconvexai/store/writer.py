@@ -186,7 +186,7 @@ class Writer:
         return None
 
     def _insert_all(self, inserts: list[Insert], again: bool) -> None:
-        with self._database.connection() as connection:
+        with self._database.connection(writing=True) as connection:
             cursor = self._ready(connection)
             cursor.begin()
             try:
@@ -198,6 +198,7 @@ class Writer:
             except BaseException:
                 self._roll_back(cursor)
                 raise
+        self._database.check_place(writing=True)
 
     def _by_table(
         self, cursor: duckdb.DuckDBPyConnection, inserts: Iterable[Insert], again: bool
@@ -232,7 +233,7 @@ class Writer:
     # ------------------------------------------------------------------------------------------ work and turns
     def _work(self, job: Work) -> None:
         try:
-            with self._database.connection() as connection:
+            with self._database.connection(writing=True) as connection:
                 cursor = self._ready(connection)
                 cursor.begin()
                 try:
@@ -241,6 +242,7 @@ class Writer:
                 except BaseException:
                     self._roll_back(cursor)
                     raise
+            self._database.check_place(writing=True)
         except BaseException as error:
             if faults.is_fatal(error):
                 self._start_afresh()
@@ -252,7 +254,7 @@ class Writer:
     def _take_turn(self, turn: Turn) -> None:
         committed = False
         try:
-            with self._database.connection() as connection:
+            with self._database.connection(writing=True) as connection:
                 committed = turn.run(self._ready(connection), self._database.path)
         except BaseException as error:  # opening the file failed, or it was given up
             if not turn.started.done():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import os
 import subprocess
 import sys
 import textwrap
@@ -265,6 +266,39 @@ def test_a_sync_client_on_the_background_loop_says_that_it_would_wait_for_itself
         with pytest.raises(errors.DeadlockError, match="async"):
             app.run(main())
         gc.collect()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("child", ["pass", "gc.collect()", "ask('child')", "ask('child'); gc.collect()"])
+def test_a_child_that_ends_leaves_the_parents_connections(endpoint: Endpoint, tmp_path: Path, child: str):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        import gc, os, signal, sys, ipyconvexai as ai
+        signal.alarm(10)  # ends whichever of the two hangs
+        app = ai.connect(sys.argv[1])
+        def ask(prompt):
+            assert ai.generate(prompt, model="openai:m").text == "echo: " + prompt
+        ask("before")
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(5)
+            CHILD
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        ask("after")
+        assert [row[0] for row in app.store.read("SELECT DISTINCT status FROM calls")] == ["ok"]
+        """).replace("CHILD", child)
+    )
+    environment = {
+        "OPENAI_API_KEY": KEY,
+        "OPENAI_BASE_URL": endpoint.url,
+        "PYTHONPATH": str(Path(ai.__file__).parent.parent),
+        "IPYCONVEXAI_KEEPER_LINGER": "0.5",
+    }
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(script), str(tmp_path / "l.duckdb")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_nothing_is_unclosed_at_exit(endpoint: Endpoint, tmp_path: Path):

@@ -344,7 +344,7 @@ def test_a_mock_transport_of_the_users_tests_works(app: ai.App):
     import httpx2
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, json={"id": "1", "object": "chat.completion", "choices": []})
+        return httpx2.Response(200, json={"id": "1", "object": "chat.completion", "choices": [{}]})
 
     theirs = httpx2.Client(transport=httpx2.MockTransport(answer))
     client = ai.OpenAI(base_url="http://nowhere.invalid/v1", api_key=KEY, http_client=theirs)

@@ -52,9 +52,7 @@ def test_wrong_usage(client: ai.OpenAI, endpoint: Endpoint, app: ai.App, usage: 
 @pytest.mark.parametrize(
     "answer",
     [
-        raw(completion(choices=[])),
-        raw(completion(choices="none")),
-        raw(completion(choices=[[]])),
+        raw(completion(choices=[{}])),
         raw(completion(choices=[{"message": {"content": {"deep": 1}}, "finish_reason": 5}])),
         raw(completion(model={"name": "m"})),
         raw(completion(model="\ud800", choices=[{"message": {"content": "\udfff"}}])),
@@ -78,6 +76,10 @@ def test_wrong_shapes_are_recorded_as_they_came(client: ai.OpenAI, endpoint: End
         raw(b"null"),
         raw(b"[]"),
         raw(b"[" * 100_000),
+        raw({"id": "1"}),
+        raw(completion(choices=[])),
+        raw(completion(choices="none")),
+        raw(completion(choices=[[]])),
         raw(b"<html>Welcome to the hotel's network</html>", content_type="text/html"),
         raw(b"\xff\xfe\x00binary", content_type="application/octet-stream"),
     ],
@@ -89,8 +91,38 @@ def test_what_is_no_answer_is_an_error(
     ask(client)
     monkeypatch.setenv("VLLM_BASE_URL", endpoint.url)
     with pytest.raises(InvalidAnswerError):
-        ai.generate("Hello", model="vllm:m")
+        ai.generate("Hello", model="vllm:m", replay="reuse")
     assert [(row["status"], row["error_code"]) for row in rows(app)] == [("error", "unreadable_answer")] * 2
+
+
+@pytest.mark.parametrize("answer", [raw(b"<h1>Log in</h1>", content_type="text/html"), raw({"id": "1"})])
+def test_what_is_no_stream_is_an_error(
+    endpoint: Endpoint, app: ai.App, answer: Answer, monkeypatch: pytest.MonkeyPatch
+):
+    endpoint.reply(answer)
+    monkeypatch.setenv("VLLM_BASE_URL", endpoint.url)
+    with pytest.raises(InvalidAnswerError):
+        list(ai.stream("Hello", model="vllm:m", conversation="c"))
+    assert [(row["status"], row["error_code"]) for row in rows(app)] == [("error", "unreadable_answer")]
+    assert app.store.read("SELECT count(*) FROM messages") == [(0,)]
+
+
+def test_a_stream_under_the_name_of_json(endpoint: Endpoint, app: ai.App, monkeypatch: pytest.MonkeyPatch):
+    events = b'data: {"choices":[{"delta":{"content":"fine"}}]}\n\ndata: [DONE]\n\n'
+    endpoint.reply(raw(events, content_type="application/json"))
+    monkeypatch.setenv("VLLM_BASE_URL", endpoint.url)
+    for _ in range(2):
+        assert list(ai.stream("Hello", model="vllm:m", replay="reuse")) == ["fine"]
+    assert [(row["status"], row["text"]) for row in rows(app)] == [("ok", "fine")]
+    assert endpoint.count == 1
+
+
+def test_an_event_named_error(endpoint: Endpoint, app: ai.App, monkeypatch: pytest.MonkeyPatch):
+    endpoint.reply(raw(b'event: error\ndata: {"message": "boom"}\n\n', content_type="text/event-stream"))
+    monkeypatch.setenv("VLLM_BASE_URL", endpoint.url)
+    with pytest.raises(ProviderError, match="boom"):
+        list(ai.stream("Hello", model="vllm:m"))
+    assert [row["status"] for row in rows(app)] == ["error"]
 
 
 def test_an_error_with_status_200(client: ai.OpenAI, endpoint: Endpoint, app: ai.App, monkeypatch: pytest.MonkeyPatch):

@@ -108,6 +108,45 @@ def test_an_answer_that_cannot_be_recorded_is_not_shown(lab: Lab, endpoint: Endp
     assert endpoint.count == 2, "it is no reason to send again"
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("failures", [1, 2])
+def test_an_outcome_that_could_not_be_written_is_written_when_it_can(
+    lab: Lab, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, streamed: bool, failures: int
+):
+    append, left = lab.store.append, [failures]
+
+    def at_first_not(table: str, columns: Any, given: Any, receipt: Any, **more: Any) -> None:
+        if table == "responses" and left[0]:
+            left[0] -= 1
+            receipt(DiskFullError("no room"))
+        else:
+            append(table, columns, given, receipt, **more)
+
+    monkeypatch.setattr(lab.store, "append", at_first_not)
+    with pytest.raises(DiskFullError):
+        list(lab.client().chat.completions.create(model="m", messages=HELLO, stream=streamed))
+    if failures == 2:  # it was too early to try again: with the next call's, then
+        assert lab.store.read("SELECT status FROM calls") == [("sending",)]
+        lab.client().chat.completions.create(model="m", messages=HELLO)
+    assert set(statuses(lab)) == {"ok"}
+
+
+def test_an_intent_that_was_written_but_not_confirmed_has_an_outcome(
+    lab: Lab, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+):
+    append = lab.store.append
+
+    def unconfirmed(table: str, columns: Any, given: Any, receipt: Any, **more: Any) -> None:
+        lost = StoreError("the keeper ended") if table == "requests" else None
+        append(table, columns, given, lambda error: receipt(lost or error), **more)
+
+    monkeypatch.setattr(lab.store, "append", unconfirmed)
+    with pytest.raises(StoreError, match="keeper"):
+        lab.client().chat.completions.create(model="m", messages=HELLO)
+    assert [(row["status"], row["error_code"]) for row in rows(lab)] == [("canceled", "not_sent")]
+    assert endpoint.count == 0
+
+
 # ------------------------------------------------------------------------------------------ whoever gives up
 def test_a_cancelled_call_is_canceled(app: ai.App, endpoint: Endpoint):
     endpoint.hold()

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -19,15 +20,18 @@ import pytest
 from ipyconvexai.errors import (
     DiskFullError,
     Error,
+    InputError,
     LedgerCorruptError,
     LedgerLockedError,
     LedgerReadOnlyError,
     LedgerTooNewError,
     StoreError,
 )
+from ipyconvexai.ids import new_id
 from ipyconvexai.store import faults
+from ipyconvexai.store.database import Database
 from ipyconvexai.store.engine import Engine
-from ipyconvexai.store.link import KeeperStore
+from ipyconvexai.store.link import KeeperStore, open_store
 from ipyconvexai.store.writer import Insert
 from tests.store.helpers import COLUMNS, ROOT, add, append, child, finish, kill, line_of, row, titles, wait_for
 
@@ -362,3 +366,170 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged_and_goes_on_when_there_
     assert refused == [DiskFullError.__name__]
     assert 0 < int(kept) < 60
     assert "whole" in finish(process, "\n")
+
+
+# ---------------------------------------------------------------------------------------------- moved or deleted
+def write_one(engine: Engine, title: str) -> Error | None:
+    (outcome,) = engine.write([Insert("conversations", COLUMNS, [row(title)])]).result(60)
+    return outcome
+
+
+def titles_in(path: Path) -> list[str]:
+    engine = Engine(str(path))
+    try:
+        return [title for (title,) in engine.read("SELECT title FROM conversations WHERE title NOT LIKE 'row %'")]
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("log_too", [False, True], ids=["file", "file and log"])
+def test_a_file_moved_while_it_is_open_takes_everything_along_and_is_reported_once(file: Path, log_too: bool):
+    engine, elsewhere = Engine(str(file)), file.with_name("moved.duckdb")
+    assert write_one(engine, "before") is None
+    os.rename(file, elsewhere)
+    if log_too:
+        os.rename(f"{file}.wal", f"{elsewhere}.wal")
+    outcome = write_one(engine, "refused")
+    assert isinstance(outcome, LedgerCorruptError)
+    assert outcome.code == "ledger_moved"
+    assert "move it back" in outcome.cure
+    assert write_one(engine, "after") is None
+    assert engine.read("SELECT title FROM conversations") == [("after",)]  # a new ledger; the writer was told for all
+    engine.close()
+    assert titles_in(elsewhere) == ["before"]
+    assert titles_in(file) == ["after"]
+
+
+def test_a_reader_and_a_transaction_are_told_of_a_deleted_file_too(file: Path):
+    engine = Engine(str(file))
+    assert write_one(engine, "before") is None
+    file.unlink()
+    with pytest.raises(LedgerCorruptError, match="moved, deleted or replaced"):
+        engine.read("SELECT 1")
+    assert engine.read("SELECT count(*) FROM conversations") == [(0,)]
+    with pytest.raises(LedgerCorruptError, match="moved, deleted or replaced"):
+        engine.begin()
+    assert write_one(engine, "after") is None
+    engine.close()
+    assert titles_in(file) == ["after"]
+
+
+def test_a_file_that_is_deleted_during_the_commit_is_not_acknowledged(file: Path):
+    engine = Engine(str(file))
+    assert write_one(engine, "before") is None
+    with pytest.raises(LedgerCorruptError, match="moved, deleted or replaced"):
+        engine.work(lambda cursor: file.unlink()).result(60)
+    assert write_one(engine, "after") is None
+    engine.close()
+
+
+def test_rows_whose_file_is_deleted_during_their_commit_are_not_acknowledged(file: Path):
+    class Key(str):
+        def __str__(self) -> str:  # called inside of the transaction, to look whether the row is there
+            file.unlink(missing_ok=True)
+            return str.__str__(self)
+
+    engine = Engine(str(file))
+    (outcome,) = engine.write([Insert("conversations", COLUMNS, [row("lost", Key(new_id()))], True)]).result(60)
+    assert isinstance(outcome, LedgerCorruptError)
+    assert write_one(engine, "after") is None
+    engine.close()
+
+
+def test_a_moved_file_is_let_go_at_once(file: Path):
+    engine, elsewhere = Engine(str(file)), file.with_name("moved.duckdb")
+    assert write_one(engine, "before") is None
+    os.rename(file, elsewhere)
+    with pytest.raises(LedgerCorruptError):
+        engine.read("SELECT 1")
+    other = foreign(str(elsewhere))
+    assert line_of(other) == "201"
+    other.communicate()
+    engine.close()
+
+
+def test_a_file_put_in_place_of_the_open_one_is_left_whole_with_its_log(file: Path, tmp_path: Path):
+    other = tmp_path / "other.duckdb"
+    code = "engine = Engine(sys.argv[1]); engine.write([Insert('conversations', COLUMNS, [row('theirs')])]).result(60)"
+    imports = "from ipyconvexai.store.engine import Engine\nfrom ipyconvexai.store.writer import Insert\n"
+    finish(child(f"{imports}{code}; os._exit(0)", other))  # its row is in the log alone
+    engine = Engine(str(file))
+    assert write_one(engine, "ours") is None
+    os.rename(f"{other}.wal", f"{file}.wal")
+    os.rename(other, file)
+    assert isinstance(write_one(engine, "refused"), LedgerCorruptError)
+    assert engine.read("SELECT title FROM conversations") == [("theirs",)]
+    engine.close()
+    assert {path.name for path in tmp_path.iterdir()} == {file.name}
+
+
+def test_a_file_deleted_before_the_idle_close_is_reported_at_the_next_write(file: Path):
+    now = [0.0]
+    database = Database(str(file), clock=lambda: now[0])
+    with database.connection():
+        pass
+    file.unlink()
+    now[0] += 60
+    database.close_if_idle()
+    with pytest.raises(LedgerCorruptError, match="moved, deleted or replaced"), database.connection(writing=True):
+        pass
+    with database.connection(writing=True):
+        pass
+    database.close()
+
+
+def test_a_deleted_ledger_is_reported_to_a_notebook_and_begun_anew(store: KeeperStore, ledger: str):
+    add(store, "before")
+    os.unlink(ledger)
+    with pytest.raises(LedgerCorruptError, match="moved, deleted or replaced"):
+        add(store, "refused")
+    add(store, "after")
+    assert titles(store) == ["after"]
+
+
+# ---------------------------------------------------------------------------------------------- no file for a ledger
+@pytest.mark.parametrize("content", [b"SQLite format 3\0" + bytes(8000), b"text"], ids=["sqlite", "text"])
+def test_a_foreign_file_is_not_called_a_damaged_ledger(tmp_path: Path, content: bytes):
+    path = tmp_path / "foreign.db"
+    path.write_bytes(content)
+    engine = Engine(str(path))
+    with pytest.raises(LedgerCorruptError, match="is no DuckDB file") as caught:
+        engine.read("SELECT 1")
+    assert "Move it away" not in caught.value.cure
+    engine.close()
+
+
+def test_an_empty_file_and_a_device_are_called_so(tmp_path: Path):
+    empty = tmp_path / "empty.duckdb"
+    empty.touch()
+    for path, what in ((empty, "is empty"), (Path("/dev/null"), "is not a regular file")):
+        engine = Engine(str(path))
+        with pytest.raises(StoreError, match=what):
+            engine.read("SELECT 1")
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        (3, "and not int"),
+        (b"l.duckdb", "and not bytes"),
+        ("", "cannot be"),
+        ("a\0b", "cannot be"),
+        ("what?.duckdb", "question mark"),
+        ("half \ud83d.duckdb", "not valid Unicode"),
+        ("raw \udcff.duckdb", "not valid Unicode"),
+        (".", "is a folder"),
+        (os.devnull, "is not a regular file"),
+    ],
+)
+def test_a_path_no_ledger_can_have_is_refused_at_once(path: Any, what: str):
+    with pytest.raises(InputError, match=what) as caught:
+        open_store(path)
+    assert caught.value.cure
+
+
+def test_a_path_object_is_a_path(tmp_path: Path):
+    store = open_store(tmp_path / "l.duckdb")
+    assert store.path == str(tmp_path / "l.duckdb")
+    store.close()

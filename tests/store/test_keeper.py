@@ -17,6 +17,7 @@ import pytest
 from ipyconvexai.errors import KeeperUnavailableError
 from ipyconvexai.store import wire
 from ipyconvexai.store.folder import Folder
+from ipyconvexai.store.keeper import Keeper
 from ipyconvexai.store.link import KeeperStore
 from tests.store.helpers import (
     add,
@@ -295,3 +296,32 @@ def test_a_keeper_that_cannot_start_is_reported_at_once(
     assert time.monotonic() - begun < 10
     monkeypatch.delenv("PYTHONHOME")
     add(store, "one")
+
+
+def test_a_keeper_that_can_never_open_its_file_ends_too(tmp_path: Path):
+    folder = Folder(str(tmp_path / "raw \udcff.duckdb"))  # DuckDB raises RuntimeError over this
+    folder.prepare()
+    dead = folder.session_lock("dead")
+    assert dead is not None
+    folder.unlock(dead)
+    lock = folder.lock("lock")
+    assert lock is not None
+    keeper = Keeper(folder, lock, linger=0.1)
+    serving = threading.Thread(target=keeper.run, daemon=True)
+    serving.start()
+    serving.join(10)
+    assert not serving.is_alive()
+    assert not Path(folder.path).exists()
+
+
+def test_a_removed_key_costs_no_long_wait(store: KeeperStore, open_ledger, ledger: str):
+    add(store, "before")
+    (first,) = keepers_of(ledger)
+    os.unlink(f"{ledger}.keeper/key")
+    begun = time.monotonic()
+    other = open_ledger()
+    add(other, "after")
+    add(store, "and after")
+    assert titles(other) == ["before", "after", "and after"]
+    assert time.monotonic() - begun < 5
+    assert keepers_of(ledger) != [first]

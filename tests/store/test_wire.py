@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from multiprocessing import Pipe as connections
 from typing import Any
 
+import numpy
 import pytest
 
 from ipyconvexai import errors
@@ -216,3 +217,8 @@ def test_a_loop_waits_for_its_receipts():
     lane.put(("t", ("a",), [(1,)], False), waiting)
     waiting.result(10)
     lane.close()
+
+
+def test_a_string_of_numpy_travels_as_a_plain_one():
+    (value,) = wire.unpack(wire.pack([numpy.str_("text")]))
+    assert (type(value), value) == (str, "text")

@@ -162,6 +162,81 @@ def test_how_a_response_ends(kind: str):
     assert reading.error_message == ("broke" if reader.failed else None)
 
 
+def test_a_text_in_parts_is_joined():
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "Hel"}, {"text": 7}, 5, {"text": "lo"}]
+    answer = {"choices": [{"message": {"content": parts}}]}
+    assert read_answer(json.dumps(answer).encode()).text == "Hello"
+    reader = EventReader("chat/completions")
+    reader.feed(event({"choices": [{"delta": {"content": parts}}]}))
+    assert reader.pieces() == ["Hello"]
+
+
+@pytest.mark.parametrize("data", [{"id": "1"}, {"choices": []}, {"choices": "none"}, {"choices": [[]]}])
+def test_a_chat_answer_without_choices_is_none(data: dict[str, Any]):
+    content = json.dumps(data).encode()
+    assert read_answer(content, "chat/completions").error_code == "unreadable_answer"
+    assert read_answer(content, "embeddings").error_code is None
+
+
+@pytest.mark.parametrize("choice", [{}, {"message": {"tool_calls": [{}]}}, {"message": {"content": ""}}])
+def test_a_choice_without_text_is_an_answer(choice: dict[str, Any]):
+    reading = read_answer(json.dumps({"choices": [choice]}).encode(), "chat/completions")
+    assert (reading.text, reading.error_code, reading.error_message) == (None, None, None)
+
+
+def test_a_stream_under_the_name_of_json_is_read_where_one_was_asked_for():
+    whole = b"\n" + delta("a") + delta("b", finish_reason="stop")
+    reading = read_answer(whole, "chat/completions", asked_events=True)
+    assert (reading.text, reading.error_code) == ("ab", None)
+    assert read_answer(whole, "chat/completions").error_code == "unreadable_answer"
+    assert read_answer(delta("a"), "chat/completions", asked_events=True).error_code == "cut"
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "said"),
+    [
+        (b'{"message": "boom"}', "provider_error", "boom"),
+        (b'{"error": {"message": "boom", "code": "c"}}', "c", "boom"),
+        (b"boom", "provider_error", "boom"),
+    ],
+)
+def test_an_event_named_error_is_one(data: bytes, code: str, said: str):
+    reader = EventReader("chat/completions")
+    reader.feed(b"event: error\ndata: " + data + b"\n\n")
+    assert reader.failed
+    assert (reader.result().error_code, reader.result().error_message) == (code, said)
+
+
+def test_the_name_of_an_event_is_its_own_only():
+    reader = EventReader("chat/completions")
+    reader.feed(b"event: error\n\n" + delta("a"))
+    assert not reader.failed
+    assert reader.pieces() == ["a"]
+
+
+def test_what_comes_behind_the_end_is_left():
+    reader = EventReader("chat/completions")
+    reader.feed(delta("a") + b"data: [DONE]\n\n" + delta("b") + event({"error": {"message": "late"}}))
+    assert (reader.result().text, reader.failed) == ("a", False)
+
+
+def test_a_byte_order_mark_is_skipped():
+    reader = EventReader("chat/completions")
+    for byte in b"\xef\xbb\xbf" + delta("a"):
+        reader.feed(bytes([byte]))
+    assert reader.pieces() == ["a"]
+
+
+def test_halves_of_a_character_in_two_pieces_are_joined():
+    reader = EventReader("chat/completions")
+    for piece in ("so \ud83d", "\ude42 far", "\ud83d", "x", "\ud83d"):
+        reader.feed(delta(piece))
+    assert reader.pieces() == ["so ", "🙂 far", "\ufffdx"]
+    assert reader.result().text == "so 🙂 far\ufffdx\ufffd"
+    reader.feed(b"data: [DONE]\n\n")
+    assert "".join(reader.pieces()) == reader.result().text == "so 🙂 far\ufffdx\ufffd"
+
+
 def test_of_several_answers_the_first_is_the_text():
     reader = EventReader("chat/completions")
     for index, text in ((0, "a"), (1, "x"), (0, "b"), (1, "y")):

@@ -14,39 +14,24 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from ipyconvexai import place
 from ipyconvexai.errors import CallError, CanceledError, Error
 from ipyconvexai.generation import Generator, Prompt, Question
 from ipyconvexai.loops import BackgroundLoop
 from ipyconvexai.providers import clients
-from ipyconvexai.providers.corridor import CALLER, Call, Corridor
+from ipyconvexai.providers.corridor import CALLER, Corridor
 from ipyconvexai.providers.network import Network
 from ipyconvexai.records import Records
 from ipyconvexai.reply import Reply, Success
 from ipyconvexai.settings import Settings
 from ipyconvexai.store.ledger import Ledger
 from ipyconvexai.store.link import open_store
-from ipyconvexai.values import Caller, Failure, Replay, Stop
-
-if TYPE_CHECKING:
-    import httpx2
-
-    from ipyconvexai.providers.endpoints import Endpoint
+from ipyconvexai.values import Failure, Replay, Stop
 
 __all__ = ["App", "TextStream", "app", "connect"]
 
 T = TypeVar("T")
-
-
-class PlacedCorridor(Corridor):
-    """Writes down the notebook and the cell of a call whose caller does not name them."""
-
-    def call(self, request: httpx2.Request, endpoint: Endpoint, caller: Caller, *how: Any, **more: Any) -> Call:
-        if caller.notebook is None and caller.cell_id is None:
-            caller = replace(caller, **place.here())
-        return super().call(request, endpoint, caller, *how, **more)
 
 
 class App:
@@ -59,7 +44,7 @@ class App:
         self.records = Ledger(self.store, record=settings.record)
         self.ledger = Records(self.records)
         self._network = Network()
-        corridor = PlacedCorridor(self.records, settings, self._network.send)
+        corridor = Corridor(self.records, settings, self._network.send)
         self.wiring = clients.Wiring(corridor, self.loop)
         self.generator = Generator(self.wiring, self.records, settings)
         self._text_streams: weakref.WeakSet[TextStream] = weakref.WeakSet()

@@ -52,7 +52,7 @@ class Question:
     timeout: float | None = None
     base_url: str | None = None
     key_variable: str | None = None
-    params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    params: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Generator:
@@ -127,7 +127,7 @@ class Generator:
             if not isinstance(value := getattr(question, name), str | None):
                 raise InputError(f"{name}={value!r} is no text", cure=f'For example: {name}="...".')
         check_timeout(question.timeout)
-        plain_params(question.params)
+        question = dataclasses.replace(question, params=plain_params(question.params))
         if reserved := sorted(_RESERVED & set(question.params)):
             raise InputError(f"{reserved[0]}= is no parameter of a question", cure=_RESERVED_CURE)
         if question.replay is not None:
@@ -162,7 +162,7 @@ class Generator:
         if system and messages[0].get("role") not in ("system", "developer"):
             messages = [{"role": "system", "content": system}, *messages]
         body: dict[str, Any] = {"model": endpoint.model, "messages": messages}
-        return body | plain_params(question.params)
+        return body | question.params
 
     async def _conversation(self, question: Question) -> tuple[str | None, bool]:
         """The conversation's id, and whether it is new: it begins with its first answer."""

@@ -16,10 +16,12 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import httpx2
 
+from ipyconvexai import place
 from ipyconvexai.errors import CallError, StoreError
 from ipyconvexai.ids import new_id
 from ipyconvexai.loops import call_in_child, keep_for_ever
@@ -98,6 +100,8 @@ class Corridor:
         self, request: httpx2.Request, endpoint: Endpoint, caller: Caller, retries: int, send: Send | None = None
     ) -> Call:
         """Describe a request whose body has been read; `send`: another network than the corridor's."""
+        if caller.notebook is None and caller.cell_id is None:
+            caller = replace(caller, **place.here())
         return describe(request, endpoint, caller, settings=self._settings, retries=retries, send=send)
 
     async def handle(self, call: Call) -> httpx2.Response:

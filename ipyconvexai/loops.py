@@ -28,13 +28,14 @@ TICK = 0.05  # seconds
 THREADS = 32  # for what blocks: questions to the ledger, a local model's start
 
 
-_in_child: set[weakref.WeakMethod[Callable[[], None]]] = set()
+# By their objects: a WeakMethod complains when it dies while the interpreter ends.
+_in_child: weakref.WeakKeyDictionary[object, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 _kept: list[object] = []
 
 
-def call_in_child(method: Callable[[], None]) -> None:
-    """Have a bound method called in the child of every fork, as long as its object lives."""
-    _in_child.add(weakref.WeakMethod(method, _in_child.discard))
+def call_in_child(owner: T, function: Callable[[T], None]) -> None:
+    """Have ``function(owner)`` called in the child of every fork, as long as `owner` lives."""
+    _in_child[owner] = function
 
 
 def keep_for_ever(*things: object) -> None:
@@ -43,9 +44,8 @@ def keep_for_ever(*things: object) -> None:
 
 
 def _after_fork() -> None:
-    for reference in list(_in_child):
-        if (method := reference()) is not None:
-            method()
+    for owner, function in list(_in_child.items()):
+        function(owner)
 
 
 if hasattr(os, "register_at_fork"):
@@ -56,7 +56,7 @@ class BackgroundLoop:
     """Started at first use; after a fork the child starts its own."""
 
     def __init__(self) -> None:
-        call_in_child(self._leave_to_parent)
+        call_in_child(self, BackgroundLoop._leave_to_parent)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

@@ -88,7 +88,7 @@ class Corridor:
         self._flights = Flights()
         self._streams: set[RecordedStream] = set()  # open ones
         self._unsettled: collections.deque[tuple[Outcome, str | None]] = collections.deque(maxlen=MOST_UNSETTLED)
-        call_in_child(self._leave_to_parent)
+        call_in_child(self, Corridor._leave_to_parent)
 
     def _leave_to_parent(self) -> None:
         """In the child of a fork: the parent's rows and streams are not the child's to settle."""

@@ -27,7 +27,7 @@ class Network:
     def __init__(self) -> None:
         self._client: httpx2.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        call_in_child(self._leave_to_parent)
+        call_in_child(self, Network._leave_to_parent)
 
     def _leave_to_parent(self) -> None:
         """In the child of a fork: the connections are the parent's. Closed here, TLS would say goodbye for both."""

@@ -21,7 +21,22 @@
     │   ├── CanceledError             stopped by the caller
     │   ├── InvalidAnswerError        the answer does not fit the schema
     │   ├── RefusedError              not sent: a rule forbids it
+    │   ├── LimitError                not sent: a limit of yours is reached; ``retry_after`` says until when
+    │   │   └── BudgetError           not sent: a budget of yours is spent
     │   └── ReplayMissError           replay="only", and the call is not recorded
+    ├── FunctionError                 a query, mutation or action could not run, or broke a rule
+    │   ├── UnknownFunctionError      no function of that name is defined here
+    │   ├── ArgumentsError            its arguments do not fit its type hints
+    │   ├── ResultError               its result does not fit its type hint
+    │   ├── NotAllowedError           a query wrote, a mutation went to the network, an internal function was called
+    │   ├── FunctionTimeoutError      it ran longer than it may
+    │   └── JobInterruptedError       the process that ran it ended, or was told to
+    ├── DataError                     a table or a document does not fit
+    │   ├── SchemaError               a table's class does not fit what the ledger holds
+    │   ├── DocumentError             a document, a field or an index range is not what the table has
+    │   └── NotFoundError             no document has this id
+    ├── Unauthenticated               nobody is signed in, and the function wants to know who asks
+    ├── ApplicationError              raised by your own functions; carries ``data`` across every boundary
     ├── StoreError                    the ledger cannot do it
     │   ├── LedgerLockedError         another program holds the file
     │   ├── LedgerCorruptError        the file is damaged; it is never reset silently
@@ -39,41 +54,57 @@ A message says what happened and names the cure. Floor 0: imports nothing of the
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from types import TracebackType
 
 __all__ = [
+    "ApplicationError",
+    "ArgumentsError",
     "AuthenticationError",
     "BatchError",
+    "BudgetError",
     "CallError",
     "CallTimeoutError",
     "CanceledError",
     "ConfigurationError",
     "ContextLengthError",
+    "DataError",
     "DeadlockError",
     "DiskFullError",
+    "DocumentError",
     "EmptyPromptError",
     "Error",
+    "FunctionError",
+    "FunctionTimeoutError",
     "InputError",
     "InvalidAnswerError",
+    "JobInterruptedError",
     "KeeperUnavailableError",
     "LedgerCorruptError",
     "LedgerLockedError",
     "LedgerReadOnlyError",
     "LedgerTooNewError",
+    "LimitError",
     "LocalModelError",
     "MissingKeyError",
     "NoModelError",
+    "NotAllowedError",
+    "NotFoundError",
     "ProviderError",
     "QueryError",
     "RateLimitError",
     "RefusedError",
     "ReplayMissError",
+    "ResultError",
+    "SchemaError",
     "StoreError",
     "StreamCutError",
     "TransactionError",
+    "Unauthenticated",
     "UnknownColumnError",
+    "UnknownFunctionError",
     "UnknownModelError",
     "UnknownProviderError",
     "UnreachableError",
@@ -135,7 +166,7 @@ class Error(Exception):
             lines += [f"  {line}" for line in self.cure.splitlines()]
         if self.request_id:
             lines.append(f"  recorded as request {self.request_id}")
-        if place := _users_line(self.__traceback__):
+        if place := users_line(self.__traceback__):
             lines.append(f"  at {place}")
         return lines
 
@@ -143,7 +174,7 @@ class Error(Exception):
 _MAGIC = "get_ipython().run_"  # what IPython makes of a magic: no line of the user's
 
 
-def _users_line(tb: TracebackType | None) -> str:
+def users_line(tb: TracebackType | None) -> str:
     """``file:line  source`` of the innermost frame outside this package, or an empty string."""
     for frame in reversed(traceback.extract_tb(tb)):
         foreign = frame.filename.startswith(_HERE) or f"{os.sep}site-packages{os.sep}" in frame.filename
@@ -240,8 +271,81 @@ class RefusedError(CallError):
     code = "refused"
 
 
+class LimitError(CallError):
+    """``retry_after`` is in seconds; None: waiting does not help."""
+
+    code = "limit"
+    retryable = True
+
+
+class BudgetError(LimitError):
+    code = "budget"
+
+
 class ReplayMissError(CallError):
     code = "replay_miss"
+
+
+class FunctionError(Error):
+    code = "function"
+
+
+class UnknownFunctionError(FunctionError):
+    code = "unknown_function"
+
+
+class ArgumentsError(FunctionError, InputError):
+    code = "arguments"
+
+
+class ResultError(FunctionError):
+    code = "result"
+
+
+class NotAllowedError(FunctionError):
+    code = "not_allowed"
+
+
+class FunctionTimeoutError(FunctionError):
+    code = "function_timeout"
+
+
+class JobInterruptedError(FunctionError):
+    code = "interrupted"
+
+
+class DataError(Error):
+    code = "data"
+
+
+class SchemaError(DataError):
+    code = "schema"
+
+
+class DocumentError(DataError, InputError):
+    code = "document"
+
+
+class NotFoundError(DataError):
+    code = "not_found"
+
+
+class Unauthenticated(Error):
+    code = "unauthenticated"
+
+
+class ApplicationError(Error):
+    """An error of an application's own: ``raise ai.ApplicationError({"code": "no_credit", "left": 0})``.
+
+    ``data`` (plain JSON values) reaches whoever called, also from a job and through the command line.
+    """
+
+    code = "application"
+
+    def __init__(self, data: object = None, **fields: object) -> None:
+        message = data if isinstance(data, str) else json.dumps(data, default=str, ensure_ascii=False)
+        super().__init__(message, **fields)  # type: ignore[arg-type] # the root's own keywords
+        self.data = data
 
 
 class StoreError(Error):

@@ -22,13 +22,8 @@ PLACE: Any = ConnectionKey("gpu", 443, True, True, None, None, None)
 
 
 def test_the_picture_shows_the_whole_tree():
-    picture = dict(
-        re.findall(r"^    ([│├└─ ]*)(\w+Error|Error)\b", errors.__doc__ or "", re.MULTILINE)
-        and [
-            (name, len(indent))
-            for indent, name in re.findall(r"^    ([│├└─ ]*)(\w*Error)\b", errors.__doc__ or "", re.MULTILINE)
-        ]
-    )
+    lines = re.findall(r"^    ([│├└─ ]*)(\w*Error|Unauthenticated)\b", errors.__doc__ or "", re.MULTILINE)
+    picture = {name: len(indent) for indent, name in lines}
     assert set(picture) == set(errors.__all__)
     stack: list[tuple[int, str]] = []
     for name, depth in picture.items():

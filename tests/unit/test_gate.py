@@ -1,0 +1,478 @@
+"""The gate: never above a limit in any window of the provider's time stamps, and nearly all of it used. No clock."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ipyconvexai.limits.counters import LEAST_SLACK, LONGEST_SLEEP, slack_of
+from ipyconvexai.limits.definitions import UNITS_PER_USD, Asked, Definition
+from ipyconvexai.limits.gate import LONGEST_PAUSE, Admitted, Gate, Past, Refused
+
+START = 1_700_000_000.0 - 1_700_000_000.0 % 86400
+numbers = itertools.count()
+
+
+def gate(*definitions: Definition, past: Any = ()) -> Gate:
+    made = Gate()
+    made.define(definitions, past, START)
+    return made
+
+
+def limit(name: str = "l", **fields: Any) -> Definition:
+    return Definition(name, "limit", **fields)
+
+
+def budget(name: str = "b", **fields: Any) -> Definition:
+    return Definition(name, "budget", **fields)
+
+
+def call(request_id: str | None = None, **fields: Any) -> Asked:
+    return Asked(request_id or f"r{next(numbers)}", **{"provider": "p", "model": "m", "user": "u", **fields})
+
+
+def usd(dollars: float) -> int:
+    return round(dollars * UNITS_PER_USD)
+
+
+def admitted(made: Gate, now: float = START, count: int = 1, **fields: Any) -> list[str]:
+    """Ask `count` times; gives the ids of those that were admitted."""
+    asked = [call(waits=False, **fields) for _ in range(count)]
+    return [one.request_id for one in asked if isinstance(made.judge(one, now), Admitted)]
+
+
+def refused(made: Gate, now: float = START, **fields: Any) -> Refused:
+    answer = made.judge(call(**fields), now)
+    assert isinstance(answer, Refused)
+    return answer
+
+
+def most_in_a_window(stamps: list[float], per: float) -> int:
+    stamps, most, first = sorted(stamps), 0, 0
+    for last, stamp in enumerate(stamps):
+        while stamp - stamps[first] >= per:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def run(made: Gate, workers: int, seconds: float, rand: random.Random, duration: Callable[[], float]) -> list[float]:
+    """Workers that always have a call to make; gives the provider's time stamps.
+
+    A call reaches the provider at any moment within its slack, unless it is answered before.
+    """
+    stamps: list[float] = []
+    events = [(START + rand.random() * 0.01, number, "ask", call()) for number in range(workers)]
+    heapq.heapify(events)
+    order = itertools.count(workers)
+    while events and events[0][0] < START + seconds:
+        now, _, what, asked = heapq.heappop(events)
+        if what == "settle":
+            made.settle(asked.request_id, None, None, now)
+            heapq.heappush(events, (now, next(order), "ask", call()))
+        elif isinstance(answer := made.judge(asked, now), Admitted):
+            took = duration()
+            stamps.append(now + min(took, rand.random() * LEAST_SLACK))
+            heapq.heappush(events, (now + took, next(order), "settle", asked))
+        else:
+            assert answer.retry_after is not None
+            again = now + min(answer.retry_after, LONGEST_SLEEP) + rand.random() * 0.1
+            heapq.heappush(events, (again, next(order), "ask", asked))
+    return stamps
+
+
+# ---------------------------------------------------------------------------------------------- rates
+@settings(max_examples=60, deadline=None)
+@given(
+    most=st.integers(1, 30),
+    per=st.sampled_from([1.0, 2.0, 10.0, 60.0]),
+    workers=st.integers(1, 40),
+    slowest=st.floats(0.001, 5.0),
+    seed=st.integers(0, 1000),
+)
+def test_no_window_of_the_providers_time_stamps_has_too_many(
+    most: int, per: float, workers: int, slowest: float, seed: int
+):
+    rand = random.Random(seed)
+    stamps = run(gate(limit(requests=most, per=per)), workers, 3 * per, rand, lambda: rand.random() * slowest)
+    assert most_in_a_window(stamps, per) <= most
+
+
+@pytest.mark.parametrize("workers", [8, 64, 300])
+def test_nine_tenths_of_a_limit_are_used(workers: int):
+    rand = random.Random(1)
+    made = gate(limit(requests=100, per=2.0))
+    stamps = run(made, workers, 21.0, rand, lambda: 0.02 + 0.03 * rand.random())
+    assert most_in_a_window(stamps, 2.0) <= 100
+    assert len([stamp for stamp in stamps if stamp < START + 20]) >= 0.9 * 1000
+
+
+def test_slow_answers_cost_no_more_than_the_slack():
+    rand = random.Random(1)
+    stamps = run(gate(limit(requests=60, per=60.0)), 60, 305.0, rand, lambda: 30.0)
+    assert most_in_a_window(stamps, 60.0) <= 60
+    assert len([stamp for stamp in stamps if stamp < START + 300]) >= 0.9 * 300
+
+
+def test_a_request_counts_until_its_window_has_passed_for_certain():
+    made = gate(limit(requests=1, per=60.0))
+    first = call()
+    made.judge(first, START)
+    assert refused(made, START + 62, waits=False).retry_after == pytest.approx(1.005)  # it may be stamped 3 s later
+    made.settle(first.request_id, None, None, START + 1)  # answered: no later than now
+    assert admitted(made, START + 60.9) == []
+    assert len(admitted(made, START + 61.01)) == 1
+
+
+def test_a_call_that_needs_more_time_counts_longer():
+    made = gate(limit(requests=1, per=1.0))
+    made.judge(call(slack=4.0), START)
+    assert admitted(made, START + 4.9) == []
+    assert len(admitted(made, START + 5.1)) == 1
+
+
+def test_each_waiter_is_told_its_own_slot():
+    made = gate(limit(requests=3, per=10.0))
+    for moment in (0, 1, 2):
+        made.judge(call(), START + moment)
+    told = [refused(made, START + 3).retry_after for _ in range(7)]
+    window = 10 + slack_of(10.0) + 0.005
+    assert told == pytest.approx([window - 3 + place % 3 + (place // 3) * 10.005 for place in range(7)])
+
+
+def test_nobody_overtakes_those_who_wait():
+    made = gate(limit(requests=1, per=1.0))
+    made.judge(call(), START)
+    first, second = call("first"), call("second")
+    assert isinstance(made.judge(first, START), Refused)
+    assert isinstance(made.judge(second, START), Refused)
+    later = START + 1.6
+    assert isinstance(made.judge(call("newcomer"), later), Refused)
+    assert isinstance(made.judge(second, later), Refused)
+    assert isinstance(made.judge(first, later), Admitted)
+
+
+@pytest.mark.parametrize("gone", ["withdrawn", "silent"])
+def test_who_went_away_stops_nobody(gone: str):
+    made = gate(limit(requests=1, per=1.0))
+    made.judge(call(), START)
+    made.judge(call("gone"), START)
+    if gone == "withdrawn":
+        made.withdraw("gone")
+        assert len(admitted(made, START + 1.6)) == 1
+    else:
+        assert admitted(made, START + 1.6) == []
+        assert len(admitted(made, START + 4)) == 1
+
+
+def test_who_does_not_wait_stands_in_nobodys_way():
+    made = gate(limit(requests=1, per=1.0))
+    made.judge(call(), START)
+    told = [refused(made, waits=False).retry_after for _ in range(3)]
+    assert told == pytest.approx([1.505] * 3)
+
+
+def test_a_call_is_counted_once_however_often_it_is_judged():
+    made = gate(limit(requests=2))
+    one = call()
+    assert [made.judge(one, START) for _ in range(3)] == [Admitted()] * 3
+    assert len(admitted(made, count=3)) == 1
+
+
+def test_what_was_never_sent_is_given_back():
+    made = gate(limit(requests=1, tokens=100), budget(usd=1))
+    (first,) = admitted(made, tokens=100, usd=usd(1))
+    assert admitted(made, tokens=100, usd=usd(1)) == []
+    made.cancel(first, START)
+    assert len(admitted(made, tokens=100, usd=usd(1))) == 1
+
+
+def test_a_refused_call_takes_nothing_from_any_limit():
+    made = gate(limit("wide", requests=5), limit("narrow", requests=1))
+    assert len(admitted(made, count=5)) == 1
+    assert [row.used for row in made.rows(START)] == ["1 request", "1 request"]
+
+
+# ---------------------------------------------------------------------------------------------- tokens
+def test_tokens_are_reserved_by_estimate_and_settled_by_usage():
+    made = gate(limit(tokens=1000))
+    (first,) = admitted(made, tokens=900)
+    assert admitted(made, tokens=200) == []
+    made.settle(first, 100, None, START + 1)
+    assert len(admitted(made, START + 1, tokens=900)) == 1
+    assert made.rows(START + 1)[0].used == "1,000 tokens"
+
+
+def test_more_than_was_estimated_is_made_up_for():
+    made = gate(limit(tokens=1000))
+    (first,) = admitted(made, tokens=100)
+    made.settle(first, 1500, None, START + 1)
+    answer = refused(made, START + 2, tokens=1)
+    assert answer.retry_after == pytest.approx(59.005)
+
+
+def test_a_call_that_can_never_fit_is_refused_for_good():
+    made = gate(limit("tpm", tokens=1000))
+    answer = refused(made, tokens=1001)
+    assert (answer.kind, answer.name, answer.retry_after) == ("never", "tpm", None)
+    assert answer.why == "this call alone needs about 1,001 tokens, more than its 1,000 tokens per minute"
+
+
+def test_a_call_without_an_estimate_is_asked_for_one():
+    assert refused(gate(limit(tokens=10)), tokens=None).kind == "estimate"
+    assert len(admitted(gate(limit(requests=10)), tokens=None)) == 1
+
+
+# ---------------------------------------------------------------------------------------------- budgets
+def test_a_budget_ends_with_its_hour_or_day():
+    made = gate(budget(usd=1.0, per="hour"))
+    (first,) = admitted(made, START + 3000, tokens=1, usd=usd(0.9))
+    made.settle(first, 1, usd(1.0), START + 3001)
+    answer = refused(made, START + 3002, tokens=1, usd=usd(0.1))
+    assert (answer.kind, answer.spent) == ("budget", True)
+    assert answer.retry_after == pytest.approx(598.0)
+    assert len(admitted(made, START + 3600, tokens=1, usd=usd(0.1))) == 1
+
+
+def test_what_was_reserved_in_the_last_hour_does_not_burden_this_one():
+    made = gate(budget(usd=1.0, per="hour"))
+    (first, second) = admitted(made, START + 3599, 2, tokens=1, usd=usd(0.5))
+    assert len(admitted(made, START + 3601, tokens=1, usd=usd(1.0))) == 1
+    made.settle(first, 1, usd(0.7), START + 3602)
+    made.cancel(second, START + 3602)
+    assert made.rows(START + 3602)[0].used == "$1.00"
+
+
+def test_what_is_only_reserved_is_waited_for():
+    made = gate(budget(usd=1.0, per="batch"))
+    (first,) = admitted(made, tokens=1, usd=usd(0.9), batch="b1")
+    answer = refused(made, tokens=1, usd=usd(0.9), batch="b1")
+    assert not answer.spent
+    assert answer.retry_after is not None
+    assert answer.retry_after < 1
+    made.settle(first, 1, usd(0.2), START + 1)
+    made.withdraw(f"r{next(numbers) - 1}")
+    (second,) = admitted(made, START + 1, tokens=1, usd=usd(0.8), batch="b1")
+    made.settle(second, 1, usd(0.8), START + 2)
+    answer = refused(made, START + 2, tokens=1, usd=usd(0.1), batch="b1")
+    assert (answer.spent, answer.retry_after) == (True, None)
+
+
+def test_those_who_wait_for_reservations_all_get_their_turn():
+    """The first in the queue takes what is free; the second is not told that the budget is spent."""
+    made = gate(budget(tokens=100, per="batch"))
+    (running,) = admitted(made, tokens=90, batch="b")
+    first, second = call("first", tokens=90, batch="b"), call("second", tokens=90, batch="b")
+    for one in (first, second):
+        assert isinstance(made.judge(one, START), Refused)
+    made.settle(running, 1, None, START + 0.5)
+    answer = made.judge(second, START + 0.5)
+    assert isinstance(answer, Refused)
+    assert answer.retry_after is not None
+    assert made.judge(first, START + 0.5) == Admitted()
+    made.settle("first", 1, None, START + 0.9)
+    assert made.judge(second, START + 0.9) == Admitted()
+
+
+def test_each_batch_has_its_own_budget_and_other_calls_have_none():
+    made = gate(budget(tokens=10, per="batch"))
+    assert len(admitted(made, count=2, tokens=10, batch="b1")) == 1
+    assert len(admitted(made, count=2, tokens=10, batch="b2")) == 1
+    assert len(admitted(made, count=5, tokens=10, batch=None)) == 5
+
+
+def test_a_budget_in_dollars_needs_a_price():
+    answer = refused(gate(budget(usd=1)), tokens=1, usd=None)
+    assert (answer.kind, answer.retry_after) == ("price", None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 40), st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
+def test_a_budget_is_passed_by_no_more_than_the_estimates_were_wrong(calls: list[tuple[int, float, bool]]):
+    """(estimate, part of it that is used, whether it is settled at once)"""
+    made = gate(budget(tokens=100, per="day"))
+    spent, under_way = 0, dict[str, int]()
+    for estimate, part, at_once in calls:
+        for request_id in admitted(made, tokens=estimate):
+            used = round(estimate * part)
+            if at_once:
+                made.settle(request_id, used, None, START)
+                spent += used
+            else:
+                under_way[request_id] = used
+    for request_id, used in under_way.items():
+        made.settle(request_id, used, None, START)
+        spent += used
+    assert spent <= 100
+
+
+# ---------------------------------------------------------------------------------------------- concurrency
+def test_concurrency_is_free_again_when_a_call_is_settled():
+    made = gate(limit(concurrency=2))
+    first, _ = admitted(made, count=3)
+    waiter = call()
+    answer = made.judge(waiter, START)
+    assert isinstance(answer, Refused)
+    assert answer.why == "2 requests at once"
+    assert answer.retry_after is not None
+    assert 0 < answer.retry_after <= 0.5
+    made.settle(first, None, None, START + 0.5)
+    assert admitted(made, START + 0.5) == []  # the slot is the waiter's
+    assert made.judge(waiter, START + 0.5) == Admitted()
+
+
+def test_a_call_of_a_dead_process_is_no_longer_under_way_and_may_still_be_settled():
+    made = gate(limit(concurrency=1), budget(tokens=100))
+    (first,) = admitted(made, tokens=80)
+    made.settle(first, None, None, START + 1, final=False)
+    assert admitted(made, START + 1, tokens=30) == []  # it may have been billed
+    (second,) = admitted(made, START + 1, tokens=20)
+    made.settle(first, 10, None, START + 2)  # it lived after all
+    made.settle(second, 20, None, START + 2)
+    assert len(admitted(made, START + 2, tokens=70)) == 1
+
+
+# ---------------------------------------------------------------------------------------------- scope
+def test_a_limit_concerns_those_it_names():
+    made = gate(limit(requests=1, provider="p", model="m", user="u"))
+    assert len(admitted(made, count=2)) == 1
+    others: list[dict[str, Any]] = [{"provider": "q"}, {"model": "n"}, {"user": "v"}]
+    for other in others:
+        assert len(admitted(made, count=2, **other)) == 2
+
+
+@pytest.mark.parametrize("word", ["provider", "model", "user"])
+def test_each_keeps_one_count_for_each(word: str):
+    made = gate(limit(requests=1, each=word))
+    for value in ("a", "b"):
+        asked: dict[str, Any] = {word: value}
+        assert len(admitted(made, count=2, **asked)) == 1
+    assert [(row.scope, row.used) for row in made.rows(START)] == [
+        (f"{word} a", "1 request"),
+        (f"{word} b", "1 request"),
+    ]
+
+
+def test_the_longest_wait_is_told():
+    made = gate(limit("short", requests=1, per=1.0), limit("long", requests=1, per=60.0))
+    made.judge(call(), START)
+    answer = refused(made)
+    assert (answer.name, answer.why) == ("long", "1 request per minute")
+
+
+# ---------------------------------------------------------------------------------------------- after a restart
+def past(at: float, until: float | None = None, **fields: Any) -> Past:
+    return Past(call(), at, until, **fields)
+
+
+def test_a_restart_does_not_open_the_gate():
+    history = [past(START - 30, START - 29), past(START - 20, START - 19), past(START - 1)]
+    made = gate(limit(requests=3), past=history)
+    assert refused(made, waits=False).retry_after == pytest.approx(31.005)
+    assert len(admitted(made, START + 31.01)) == 1
+
+
+def test_what_is_under_way_at_a_restart_is_settled_as_usual():
+    running = past(START - 100, tokens=50)
+    made = gate(limit(concurrency=1), budget(tokens=60, per=3600.0), past=[running])
+    assert admitted(made, tokens=1) == []
+    assert made.rows(START)[1].used == "50 tokens"
+    made.settle(running.call.request_id, 10, None, START)
+    assert len(admitted(made, tokens=50)) == 1
+
+
+def test_a_call_that_was_late_counts_from_its_end_after_a_restart():
+    """How much slack it had is not recorded."""
+    made = gate(limit(requests=1, per=1.0), past=[past(START - 3, START - 0.5)])
+    assert admitted(made, START + 0.4) == []
+    assert len(admitted(made, START + 0.51)) == 1
+
+
+def test_a_call_that_may_not_have_been_sent_yet_counts_from_the_restart():
+    made = gate(limit(requests=1, per=1.0), past=[past(START - 3)])
+    assert admitted(made, START + 1.4) == []
+    assert len(admitted(made, START + 1.51)) == 1
+
+
+def test_rows_of_the_future_count_as_of_now():
+    """The clock was set back by an hour."""
+    made = gate(limit(requests=1), past=[past(START + 3600, START + 3601)])
+    assert admitted(made, START + 59) == []
+    assert len(admitted(made, START + 61)) == 1
+
+
+def test_sums_of_the_past_count_for_budgets():
+    history = [
+        past(START - 10, START - 10, tokens=70, usd=usd(9), count=7),
+        past(START + 0, START + 0, tokens=30, usd=usd(0.5), count=3),
+    ]
+    made = Gate()
+    made.define([budget("day", usd=10, per="day"), budget("b", tokens=110, per="batch")], history, START + 1)
+    assert {row.name: row.used for row in made.rows(START + 1)} == {"day": "$0.50", "b": "0 tokens"}
+
+
+# ---------------------------------------------------------------------------------------------- what providers ask
+WHERE = ("p", "http://here", "m")
+
+
+def test_a_pause_is_for_everybody_but_the_call_that_has_waited():
+    made = gate()
+    made.pause(WHERE, 5.0, "told", START)
+    answer = refused(made, START + 1, base_url="http://here")
+    assert answer.kind == "provider"
+    assert answer.retry_after == pytest.approx(4.0)
+    assert len(admitted(made, START + 1, base_url="http://here", call_id="told")) == 1
+    assert len(admitted(made, START + 1, base_url="http://there")) == 1
+    assert len(admitted(made, START + 1, base_url="http://here", model="n")) == 1
+    assert len(admitted(made, START + 5, base_url="http://here")) == 1
+    assert made.is_open
+
+
+def test_no_word_of_a_provider_stops_everybody_for_long():
+    made = gate()
+    made.pause(WHERE, 1e9, None, START)
+    assert refused(made, base_url="http://here").retry_after == LONGEST_PAUSE
+
+
+def test_what_a_provider_says_is_shown():
+    made = gate()
+    made.say(WHERE, "9 of 10 requests left", START)
+    (row,) = made.rows(START + 3)
+    assert (row.scope, row.said) == ("provider p, model m", "9 of 10 requests left (3 s ago)")
+
+
+# ---------------------------------------------------------------------------------------------- shown, kept
+def test_rows_tell_what_is_used_and_who_waits():
+    made = gate(limit("l", requests=2, per=10.0, provider="p"), budget("b", usd=2.5, per="day"))
+    admitted(made, count=2, tokens=5, usd=usd(0.001))
+    refused(made, START + 1, tokens=5, usd=usd(0.001))
+    rows = made.rows(START + 1)
+    assert [(row.name, row.what, row.scope, row.used, row.left, row.waiting) for row in rows] == [
+        ("l", "2 requests per 10 s", "provider p", "2 requests", "0 requests", 1),
+        ("b", "$2.50 per day", "all calls", "$0.002", "$2.498", 0),
+    ]
+    assert rows[0].next_free == pytest.approx(9.505)
+    assert rows[1].next_free == 0.0
+
+
+def test_a_definition_survives_the_file():
+    made = limit("x", requests=3, tokens=5, concurrency=2, per=2.5, provider="p", each="user")
+    assert Definition.from_json("x", made.to_json()) == made
+    for broken in ("[]", "{}", "nonsense", '{"kind": "limit", "per": "eon", "requests": 1}'):
+        with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
+            Definition.from_json("x", broken)
+
+
+def test_counters_that_nobody_needs_are_forgotten():
+    made = gate(limit(requests=5, per=1.0, each="user"))
+    for number in range(3000):
+        (request_id,) = admitted(made, START + number, user=f"u{number}")
+        made.settle(request_id, None, None, START + number)
+    assert len(made._counters) < 1100

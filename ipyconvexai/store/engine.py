@@ -16,11 +16,13 @@ from typing import Any
 
 import duckdb
 
-from ipyconvexai import errors
-from ipyconvexai.store import faults
+from ipyconvexai.store import abandoned, faults
+from ipyconvexai.store.admission import Admission
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.database import Database
-from ipyconvexai.store.turn import Turn
+from ipyconvexai.store.transaction import COMMIT, Statement
+from ipyconvexai.store.turn import Turn, single_query
+from ipyconvexai.store.view import View
 from ipyconvexai.store.writer import Insert, Outcomes, Work, Write, Writer
 
 __all__ = ["Engine"]
@@ -34,7 +36,8 @@ class Engine:
     def __init__(self, path: str) -> None:
         self._database = Database(path)
         self._listeners: set[queue.SimpleQueue[set[str]]] = set()
-        self._writer = Writer(self._database, self._tell)
+        self._admission = Admission(self._database)
+        self._writer = Writer(self._database, self._tell, self._admission)
         self._closed = False
 
     def write(self, inserts: list[Insert], again: bool = False) -> Future[Outcomes]:
@@ -42,6 +45,15 @@ class Engine:
         job = Write(inserts, again)
         self._writer.submit(job)
         return job.outcome
+
+    @property
+    def limited(self) -> bool:
+        """Whether calls are judged by limits, as far as is known."""
+        return self._admission.limited
+
+    def limits(self) -> list[tuple[Any, ...]]:
+        """What is used of each limit; see ``LimitRow``."""
+        return self.work(lambda cursor: self._admission.rows()).result()  # type: ignore[no-any-return]
 
     # ------------------------------------------------------------------------------------------ reading
     def read(self, sql: str, params: Any = None, started: Started | None = None) -> list[tuple[Any, ...]]:
@@ -64,7 +76,7 @@ class Engine:
         import pyarrow as pa  # 30 MB and 0.15 s, and a keeper without such readers never needs it
 
         with self._cursor(started) as cursor:
-            statement = _single_query(cursor, sql)
+            statement = single_query(cursor, sql)
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             try:
                 for name, data in (frames or {}).items():
@@ -94,12 +106,15 @@ class Engine:
             raise faults.translate(error, self._database.path) from None
 
     # ------------------------------------------------------------------------------------------ transactions, work
-    def begin(self) -> Turn:
-        """A transaction that has the writer to itself; waits for its turn."""
-        turn = Turn()
+    def begin(self, statements: list[Statement]) -> tuple[Turn, Any]:
+        """A transaction that has the writer to itself, and the result of its first `statements`; waits for its turn."""
+        turn = Turn(statements, closed=bool(statements) and statements[-1] == COMMIT)
         self._writer.submit(turn)
-        turn.started.result()
-        return turn
+        return turn, turn.first()
+
+    def view(self, limit: float | None = None) -> View:
+        """A snapshot; each statement may take `limit` seconds. To be closed."""
+        return View(self._database, limit)
 
     def work(self, run: Callable[[duckdb.DuckDBPyConnection], Any], *tables: str) -> Future[Any]:
         """The result of `run`, which is given a cursor in a transaction of its own; `tables` are those it changes."""
@@ -117,7 +132,20 @@ class Engine:
 
     def mark_unknown(self, requests: list[str]) -> Future[None]:
         """Give those of `requests` that have no outcome the outcome ``unknown``."""
-        return self.work(lambda cursor: _mark_unknown(cursor, requests), "responses")
+
+        def mark(cursor: duckdb.DuckDBPyConnection) -> None:
+            _mark_unknown(cursor, requests)
+            self._admission.unknown(requests)
+
+        return self.work(mark, "responses")
+
+    def working(self) -> set[str]:
+        """Sessions that have jobs or messages under way."""
+        return {session for (session,) in self.read(abandoned.WORKING)}
+
+    def give_up(self, sessions: list[str]) -> Future[None]:
+        """Give up the jobs and messages that `sessions` had under way; they are gone."""
+        return self.work(lambda cursor: abandoned.give_up(cursor, sessions), *abandoned.TABLES)
 
     # ------------------------------------------------------------------------------------------ changes
     def listen(self) -> Iterator[set[str]]:
@@ -141,6 +169,8 @@ class Engine:
             self._listeners.discard(names)
 
     def _tell(self, tables: set[str]) -> None:
+        if "limits" in tables:
+            self._admission.look_again()
         if tables:
             for names in list(self._listeners):
                 names.put(tables)
@@ -149,20 +179,6 @@ class Engine:
         """Finish what is queued, then close the file."""
         self._closed = True
         self._writer.close()
-
-
-def _single_query(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
-    """The one query in `sql`. "COMMIT; DROP ..." would leave the read-only transaction."""
-    statements = cursor.extract_statements(sql)
-    if len(statements) != 1:
-        raise errors.QueryError(
-            f"one query at a time is run here, and this is {len(statements)}", cure="Write a single SELECT."
-        )
-    if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
-        raise errors.QueryError(
-            f"this is for reading only, and {statements[0].type.name} is not", cure="Write a SELECT."
-        )
-    return statements[0]
 
 
 def _mark_unknown(cursor: duckdb.DuckDBPyConnection, requests: list[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,11 +16,13 @@ from ipyconvexai.errors import Error, StoreError
 from ipyconvexai.ids import new_id
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.pipe import Receipt
+from ipyconvexai.store.transaction import Pause, Rows, Snapshot, Statement, Transaction
+from ipyconvexai.store.turn import Turn
 from ipyconvexai.store.writer import Insert
 
 __all__ = ["ThreadStore"]
 
-Rows = list[tuple[Any, ...]]
+LOOK_EVERY = 0.25  # seconds between two looks at a statement that has a limit
 
 
 class ThreadStore:
@@ -38,11 +41,25 @@ class ThreadStore:
             )
         return self._engine
 
+    @property
+    def limited(self) -> bool:
+        return self._engine.limited
+
+    def limits(self) -> Rows:
+        return self._own.limits()
+
     def append(
-        self, table: str, columns: tuple[str, ...], rows: Rows, receipt: Receipt, *, if_new: bool = False
+        self,
+        table: str,
+        columns: tuple[str, ...],
+        rows: Rows,
+        receipt: Receipt,
+        *,
+        if_new: bool = False,
+        note: Any = None,
     ) -> None:
         try:
-            future = self._own.write([Insert(table, columns, rows, if_new)])
+            future = self._own.write([Insert(table, columns, rows, if_new, note)])
         except Error as error:
             receipt(error)
         else:
@@ -55,18 +72,54 @@ class ThreadStore:
         return self._own.read_arrow(sql, params, frames)
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Callable[..., Rows]]:
-        turn = self._own.begin()
+    def transaction(self, pause: Pause = contextlib.nullcontext) -> Iterator[Transaction]:
+        turn: Turn | None = None
+
+        def send(statements: list[Statement], begins: bool) -> Any:
+            nonlocal turn
+            if turn is None:
+                turn, result = self._own.begin(statements)
+                return result
+            return turn.run_all(statements)
+
+        transaction = Transaction(send, pause)
         try:
-            yield turn.execute
+            _ = self._own  # refused in the child of a fork, and after the end
+            yield transaction
         except BaseException:
             with contextlib.suppress(Error):
-                turn.execute("ROLLBACK")
+                transaction.roll_back()
             raise
-        turn.execute("COMMIT")
+        transaction.commit()
 
-    def changes(self) -> Iterator[set[str]]:
+    @contextlib.contextmanager
+    def snapshot(self, limit: float | None = None, pause: Pause = contextlib.nullcontext) -> Iterator[Snapshot]:
+        view = self._own.view(limit)
+
+        def look(statement: Statement, begins: bool) -> Any:
+            # In the keeper the thread that looks after clients sees to the limit.
+            done = threading.Event()
+
+            def watch() -> None:
+                while not done.wait(LOOK_EVERY):
+                    view.look_at_clock()
+
+            if limit is not None:
+                threading.Thread(target=watch, name="ipyconvexai-limit", daemon=True).start()
+            try:
+                return view.look(statement)
+            finally:
+                done.set()
+
+        try:
+            yield Snapshot(look, pause)
+        finally:
+            view.close()
+
+    def changes(self, until: Callable[[], bool] = bool) -> Iterator[set[str]]:
         for number, tables in enumerate(self._own.listen()):
+            if until():
+                return
             if tables or not number:
                 yield tables
 

@@ -121,7 +121,7 @@ class Keeper:
 
     # ------------------------------------------------------------------------------------------ sessions that ended
     def _judge_sessions(self) -> None:
-        """Calls of processes that ended without recording an outcome become ``unknown``."""
+        """What processes had under way that ended: their calls become ``unknown``, their jobs and messages failed."""
         while True:
             dead = [session for session in self._folder.sessions() if not self._folder.is_alive(session)]
             if dead or (self._judge_at is not None and time.monotonic() >= self._judge_at):
@@ -138,10 +138,12 @@ class Keeper:
     def _judge(self) -> None:
         # The rows first and the locks after them: a process takes its lock before it writes, so one that has rows and
         # no lock is gone.
-        unfinished = self._engine.unfinished()
-        given_up = [calls for session, calls in unfinished.items() if not self._folder.is_alive(session)]
-        if given_up:
-            self._engine.mark_unknown([call for calls in given_up for call in calls]).result()
+        unfinished, working = self._engine.unfinished(), self._engine.working()
+        gone = {session for session in working.union(unfinished) if not self._folder.is_alive(session)}
+        if given_up := [call for session in gone for call in unfinished.get(session, ())]:
+            self._engine.mark_unknown(given_up).result()
+        if left := sorted(gone & working):
+            self._engine.give_up(left).result()
 
     # ------------------------------------------------------------------------------------------ connections
     def _accept(self) -> None:

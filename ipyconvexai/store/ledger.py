@@ -43,6 +43,8 @@ class Intent(NamedTuple):
     conversation_id: str | None
     batch_id: str | None
     session_id: str
+    reserved_tokens: int | None = None
+    reserved_usd: float | None = None
 
 
 class Outcome(NamedTuple):
@@ -102,22 +104,46 @@ class Ledger:
         self.record = record
 
     # ------------------------------------------------------------------------------------------ the way of a call
-    async def admit(self, intent: Intent, *, record: str | None = None) -> None:
-        """Write the intent; returns when it is durable. Limits and budgets are judged here, in the same step."""
+    async def admit(self, intent: Intent, *, record: str | None = None, note: dict[str, Any] | None = None) -> None:
+        """Write the intent; returns when it is durable. Limits and budgets are judged here, in the same step.
+
+        `note`: how it asks; see ``admission``.
+
+        Raises:
+            LimitError: a limit or a budget forbids it; no row was written.
+        """
         receipt = LoopReceipt()
-        self.store.append("requests", Intent._fields, [self._clean_intent(intent, record)], receipt)
+        self.store.append("requests", Intent._fields, [self._clean_intent(intent, record)], receipt, note=note)
         await receipt.future
 
-    async def settle(self, outcome: Outcome, *, record: str | None = None) -> None:
-        """Write the outcome; returns when it is durable."""
+    def withdraw(self, request_id: str) -> None:
+        """Who was refused asks no more: nobody needs to stand behind it."""
+        self.store.append("requests", Intent._fields, [], lambda error: None, note={"withdraw": request_id})
+
+    async def settle(self, outcome: Outcome, *, record: str | None = None, note: dict[str, Any] | None = None) -> None:
+        """Write the outcome; returns when it is durable. `note`: what the provider says of its limits."""
         receipt = LoopReceipt()
-        self.store.append("responses", Outcome._fields, [self._clean_outcome(outcome, record)], receipt)
+        self.store.append("responses", Outcome._fields, [self._clean_outcome(outcome, record)], receipt, note=note)
         await receipt.future
 
-    def settle_later(self, outcome: Outcome, *, record: str | None = None) -> None:
+    def settle_later(self, outcome: Outcome, *, record: str | None = None, note: dict[str, Any] | None = None) -> None:
         """Write the outcome without waiting, where nobody waits any more: after a cancellation."""
         row = self._clean_outcome(outcome, record)
-        self.store.append("responses", Outcome._fields, [row], lambda error: None)
+        self.store.append("responses", Outcome._fields, [row], lambda error: None, note=note)
+
+    def mean_usage(self, provider: str, model: str, endpoint: str) -> tuple[int, float, float] | None:
+        """How many good answers there were of late, input tokens per byte of a body, and output tokens per answer."""
+        rows = self.store.read(
+            """
+            SELECT count(*), sum(s.input_tokens) / nullif(sum(r.body_size), 0), avg(s.output_tokens)
+            FROM requests r JOIN responses s ON s.request_id = r.id
+            WHERE r.provider = ? AND r.model = ? AND r.endpoint = ? AND s.status = 'ok' AND s.input_tokens IS NOT NULL
+              AND r.sent_at > ?
+            """,
+            [provider, model, endpoint, utc_now() - datetime.timedelta(days=30)],
+        )
+        count, per_byte, written = rows[0]
+        return (count, per_byte, written or 0.0) if count and per_byte is not None else None
 
     def _keeps_content(self, record: str | None) -> bool:
         return "metadata" not in (self.record, record)

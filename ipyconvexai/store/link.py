@@ -20,15 +20,13 @@ from ipyconvexai.ids import new_id
 from ipyconvexai.store.folder import Folder
 from ipyconvexai.store.pipe import Pipe, Receipt
 from ipyconvexai.store.start import Host, start_keeper
+from ipyconvexai.store.transaction import Execute, Pause, Reads, Rows, Snapshot, Statement, Transaction
 from ipyconvexai.store.wire import LOST, PATIENCE, Line, wait_until
 
-__all__ = ["KeeperStore", "Store", "open_store"]
+__all__ = ["Execute", "KeeperStore", "Reads", "Store", "open_store"]
 
 START_PATIENCE = 20.0  # seconds for a keeper to start and answer
 MOST_LOSSES = 20  # keepers that may die over one request before it is given up: it may be what kills them
-
-Rows = list[tuple[Any, ...]]
-Execute = Callable[..., Rows]  # (sql, params=None) -> rows
 
 
 class Store(Protocol):
@@ -37,10 +35,27 @@ class Store(Protocol):
     path: str
     session_id: str
 
+    @property
+    def limited(self) -> bool:
+        """Whether calls are judged by limits, as far as this process has heard."""
+
     def append(
-        self, table: str, columns: tuple[str, ...], rows: Rows, receipt: Receipt, *, if_new: bool = False
+        self,
+        table: str,
+        columns: tuple[str, ...],
+        rows: Rows,
+        receipt: Receipt,
+        *,
+        if_new: bool = False,
+        note: Any = None,
     ) -> None:
-        """Write rows; `receipt` is told once they are durable, or why not. Never blocks, never raises."""
+        """Write rows; `receipt` is told once they are durable, or why not. Never blocks, never raises.
+
+        `note` travels beside rows of `requests` and `responses`; see ``admission``.
+        """
+
+    def limits(self) -> Rows:
+        """What is used of each limit and budget; the columns are those of ``LimitRow``."""
 
     def read(self, sql: str, params: Any = None) -> Rows:
         """The rows of a query of the package's own."""
@@ -48,11 +63,20 @@ class Store(Protocol):
     def read_arrow(self, sql: str, params: Any = None, frames: Mapping[str, bytes] | None = None) -> bytes:
         """The result of anyone's query as an Arrow IPC stream; it can write and reach nothing."""
 
-    def transaction(self) -> contextlib.AbstractContextManager[Execute]:
-        """Gives ``execute(sql, params)``. One transaction at a time for everybody, 1 s at most, never repeated."""
+    def transaction(self, pause: Pause = contextlib.nullcontext) -> contextlib.AbstractContextManager[Execute]:
+        """Gives ``execute(sql, params)``. Begins with the first statement; one at a time for everybody, 1 s at most,
+        never repeated. `pause` is entered while the store works."""
 
-    def changes(self) -> Iterator[set[str]]:
-        """Names of changed tables, after commits; an empty set (the first is one) says "look at everything"."""
+    def snapshot(
+        self, limit: float | None = None, pause: Pause = contextlib.nullcontext
+    ) -> contextlib.AbstractContextManager[Reads]:
+        """One state of everything, read-only; begins with the first statement, each of which may take `limit` s."""
+
+    def changes(self, until: Callable[[], bool] = bool) -> Iterator[set[str]]:
+        """Names of changed tables, after commits; an empty set (the first is one) says "look at everything".
+
+        Ends within a second when `until` says so, or when the store is closed.
+        """
 
     def holder(self) -> str:
         """Who has the file, in words."""
@@ -112,6 +136,7 @@ class KeeperStore:
         self._session_lock: IO[bytes] | None = None
         self._host: Host | None = None
         self._closed = False
+        self.limited = False
         self._pipe = Pipe(self._write)
 
     def after_fork(self) -> None:
@@ -123,12 +148,23 @@ class KeeperStore:
 
     # ------------------------------------------------------------------------------------------ the interface
     def append(
-        self, table: str, columns: tuple[str, ...], rows: Rows, receipt: Receipt, *, if_new: bool = False
+        self,
+        table: str,
+        columns: tuple[str, ...],
+        rows: Rows,
+        receipt: Receipt,
+        *,
+        if_new: bool = False,
+        note: Any = None,
     ) -> None:
-        self._pipe.put((table, columns, rows, if_new), receipt)
+        self._pipe.put((table, columns, rows, if_new, note), receipt)
 
     def _write(self, inserts: list[tuple[Any, ...]]) -> list[Any]:
-        return self._call("write", inserts, repeatable=True)  # type: ignore[no-any-return]
+        outcomes, self.limited = self._call("write", inserts, repeatable=True)
+        return outcomes  # type: ignore[no-any-return]
+
+    def limits(self) -> Rows:
+        return self._call("limits")  # type: ignore[no-any-return]
 
     def read(self, sql: str, params: Any = None) -> Rows:
         return self._call("read", sql, params)  # type: ignore[no-any-return]
@@ -137,43 +173,89 @@ class KeeperStore:
         return self._call("read_arrow", sql, params, dict(frames or {}))  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Execute]:
+    def transaction(self, pause: Pause = contextlib.nullcontext) -> Iterator[Transaction]:
         with contextlib.ExitStack() as stack:
-            line = self._begin(stack)
+            line: Line | None = None
 
-            def execute(sql: str, params: Any = None) -> Rows:
+            def send(statements: list[Statement], begins: bool) -> Any:
+                nonlocal line
+                batch = [tuple(statement) for statement in statements]
+                if line is None:
+                    line, result = self._begin(stack, batch)
+                    return result
                 try:
-                    return line.ask("execute", sql, params, patience=self._patience)  # type: ignore[no-any-return]
+                    return line.ask("execute", batch, False, patience=self._patience)
                 except (*LOST, KeeperUnavailableError):
-                    raise _lost_transaction(sql) from None
+                    raise _lost_transaction(statements[-1].sql) from None
 
+            transaction = Transaction(send, pause)
             try:
-                yield execute
+                yield transaction
             except BaseException:
-                if line.at_rest:  # else closing the line rolls back
+                if line is not None and line.at_rest:  # else closing the line rolls back
                     with contextlib.suppress(Error):
-                        execute("ROLLBACK")
+                        transaction.roll_back()
                 raise
-            execute("COMMIT")
+            transaction.commit()
 
-    def _begin(self, stack: contextlib.ExitStack) -> Line:
+    def _begin(self, stack: contextlib.ExitStack, batch: list[tuple[Any, ...]]) -> tuple[Line, Any]:
+        """A line with a transaction on it, and the result of its first statements."""
         for _ in range(MOST_LOSSES):
             attempt = stack.enter_context(contextlib.ExitStack())
             line = attempt.enter_context(self._line())
             try:
-                line.ask("begin", patience=self._patience)
-            except LOST:  # nothing is done yet: ask the next keeper
+                return line, line.ask("execute", batch, True, patience=self._patience)
+            except (*LOST, KeeperUnavailableError) as error:
                 attempt.close()
-            else:
-                return line
+                if batch[-1][0] == "COMMIT" and line.delivered:
+                    raise _lost_transaction("COMMIT") from None
+                if isinstance(error, KeeperUnavailableError):
+                    raise
+            # Nothing is kept: ask the next keeper.
         raise _given_up()
 
-    def changes(self) -> Iterator[set[str]]:
-        while not self._closed:
+    @contextlib.contextmanager
+    def snapshot(self, limit: float | None = None, pause: Pause = contextlib.nullcontext) -> Iterator[Snapshot]:
+        with contextlib.ExitStack() as stack:
+            line: Line | None = None
+
+            def look(statement: Statement, begins: bool) -> Any:
+                nonlocal line
+                if line is None or begins:
+                    line, result = self._begin_snapshot(stack, tuple(statement), limit)
+                    return result
+                try:
+                    return line.ask("look", tuple(statement), limit, False, patience=self._patience)
+                except LOST:
+                    raise _lost_snapshot() from None
+
+            try:
+                yield Snapshot(look, pause)
+            finally:
+                if line is not None and line.at_rest:
+                    try:
+                        line.say("leave")
+                    except LOST:
+                        line.at_rest = False  # never used again
+
+    def _begin_snapshot(
+        self, stack: contextlib.ExitStack, statement: tuple[Any, ...], limit: float | None
+    ) -> tuple[Line, Any]:
+        for _ in range(MOST_LOSSES):
+            attempt = stack.enter_context(contextlib.ExitStack())
+            line = attempt.enter_context(self._line())
+            try:
+                return line, line.ask("look", statement, limit, True, patience=self._patience)
+            except LOST:
+                attempt.close()
+        raise _given_up()
+
+    def changes(self, until: Callable[[], bool] = bool) -> Iterator[set[str]]:
+        while not self._closed and not until():
             try:
                 with self._line() as line:
                     line.tell("changes")
-                    while not self._closed:
+                    while not self._closed and not until():
                         names = line.hear(timeout=0.5)
                         if names is not None:
                             yield set(names)
@@ -292,6 +374,14 @@ def _lost_transaction(sql: str) -> TransactionError:
         )
     return TransactionError(
         "the keeper ended in the middle of a transaction: nothing of it was kept", cure="Repeat it.", retryable=True
+    )
+
+
+def _lost_snapshot() -> StoreError:
+    return StoreError(
+        "the keeper ended while a snapshot was read, and the next one knows nothing of it",
+        cure="Run it again.",
+        retryable=True,
     )
 
 

@@ -25,7 +25,7 @@ MESSAGE_SIZE = 8_000_000  # characters and bytes of content in one message, abou
 LANES = 2  # one message travels and is unpacked while another is being committed
 
 Receipt = Callable[["Error | None"], None]
-Entry = tuple[tuple[Any, ...], Receipt]  # (table, columns, rows, if_new) and who waits for it
+Entry = tuple[tuple[Any, ...], Receipt]  # (table, columns, rows, if_new, note) and who waits for it
 
 
 class ThreadReceipt:
@@ -87,7 +87,7 @@ class Pipe:
         self._closing = False
 
     def put(self, insert: tuple[Any, ...], receipt: Receipt) -> None:
-        """`insert` is (table, columns, rows, if_new). Never blocks; after ``close`` the receipt gets an error."""
+        """`insert` is (table, columns, rows, if_new, note). Never blocks; after ``close`` the receipt gets an error."""
         with self._condition:
             if not self._closing:
                 self._waiting.append((insert, receipt))

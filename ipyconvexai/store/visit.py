@@ -18,7 +18,9 @@ import duckdb
 
 from ipyconvexai.errors import StoreError
 from ipyconvexai.store.engine import Engine
+from ipyconvexai.store.transaction import Statement
 from ipyconvexai.store.turn import Turn
+from ipyconvexai.store.view import View
 from ipyconvexai.store.wire import BUSY, describe, limit_sending, pack, unpack
 from ipyconvexai.store.writer import Insert
 
@@ -32,6 +34,7 @@ class Visit:
         self._engine = engine
         self._connection = connection
         self._turn: Turn | None = None
+        self._view: View | None = None
         self._gate = threading.Lock()
         self._busy_since: float | None = None  # or since the last notice
         self._interrupt: Callable[[], None] | None = None
@@ -52,10 +55,13 @@ class Visit:
                 self._busy_since = self._interrupt = None
             if answer is None:
                 return self._send_changes()
-            self._connection.send_bytes(answer)
+            if answer:
+                self._connection.send_bytes(answer)
 
     def look(self) -> None:
         """Called a few times a second from another thread: see to a request that takes long."""
+        if (view := self._view) is not None:
+            view.look_at_clock()
         with self._gate:
             if self._busy_since is None:
                 return
@@ -68,11 +74,14 @@ class Visit:
                     self._busy_since = time.monotonic()
 
     def _answer(self, data: bytes) -> bytes | None:
-        """None when it asks for changes, which are a series and no answer."""
+        """None when it asks for changes, which are a series and no answer; empty when nobody waits for one."""
         try:
             method, args = unpack(data)
             if method == "changes":
                 return None
+            if method == "leave":
+                self._leave()
+                return b""
             handler = getattr(self, f"do_{method}", None)
             if handler is None:
                 raise StoreError(f"unknown request {method!r}", cure="Use one version of ipyconvexai everywhere.")
@@ -88,9 +97,13 @@ class Visit:
     def do_hello(self) -> int:
         return os.getpid()
 
-    def do_write(self, inserts: list[tuple[Any, ...]], again: bool) -> list[dict[str, Any] | None]:
+    def do_write(self, inserts: list[tuple[Any, ...]], again: bool) -> tuple[list[dict[str, Any] | None], bool]:
+        """The outcomes, and whether there are limits."""
         outcomes = self._engine.write([Insert(*insert) for insert in inserts], again).result()
-        return [describe(outcome) if outcome else None for outcome in outcomes]
+        return [describe(outcome) if outcome else None for outcome in outcomes], self._engine.limited
+
+    def do_limits(self) -> list[tuple[Any, ...]]:
+        return self._engine.limits()
 
     def do_read(self, sql: str, params: Any) -> list[tuple[Any, ...]]:
         return self._engine.read(sql, params, self._started)
@@ -98,16 +111,30 @@ class Visit:
     def do_read_arrow(self, sql: str, params: Any, frames: dict[str, bytes]) -> bytes:
         return self._engine.read_arrow(sql, params, frames, self._started)
 
-    def do_begin(self) -> None:
-        self._turn = self._engine.begin()
-
-    def do_execute(self, sql: str, params: Any) -> list[tuple[Any, ...]]:
+    def do_execute(self, statements: list[tuple[str, Any, bool]], begins: bool) -> Any:
+        batch = [Statement(*statement) for statement in statements]
+        if begins:
+            self._turn, result = self._engine.begin(batch)
+            return result
         if self._turn is None:
             raise StoreError(
                 "no transaction was begun on this connection",
                 cure="Use the transaction inside of its `with` block only, and in the process that began it.",
             )
-        return self._turn.execute(sql, params)
+        return self._turn.run_all(batch)
+
+    def do_look(self, statement: tuple[str, Any, bool], limit: float | None, begins: bool) -> Any:
+        if begins:
+            self._leave()
+            self._view = self._engine.view(limit)
+        if self._view is None:
+            raise StoreError("no snapshot was begun on this connection", cure="Read inside of its `with` block only.")
+        return self._view.look(Statement(*statement))
+
+    def _leave(self) -> None:
+        view, self._view = self._view, None
+        if view is not None:
+            view.close()
 
     # ------------------------------------------------------------------------------------------ changes and the end
     def _send_changes(self) -> None:
@@ -121,3 +148,4 @@ class Visit:
     def end(self) -> None:
         if self._turn is not None:
             self._turn.abandon()
+        self._leave()

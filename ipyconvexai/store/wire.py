@@ -35,7 +35,7 @@ __all__ = [
     "wait_until",
 ]
 
-PROTOCOL = 1  # raised when an older keeper could not understand a newer client
+PROTOCOL = 2  # raised when an older keeper could not understand a newer client
 LOST = (OSError, EOFError)  # what a connection raises when the other side is gone
 PATIENCE = 10.0  # seconds of silence; a stopped keeper must not hang a notebook
 BUSY = (None, None)  # sent about once a second while a request is being worked on: only silence is judged
@@ -190,6 +190,7 @@ class Line:
     def __init__(self, connection: Connection[Any, Any]) -> None:
         self._connection = connection
         self.at_rest = True
+        self.delivered = False  # the last request reached the other side
 
     def ask(self, method: str, *args: Any, patience: float = PATIENCE) -> Any:
         """The keeper's answer to ``method(*args)``.
@@ -200,8 +201,9 @@ class Line:
             Error: what the keeper raised, or an InputError for what cannot travel.
         """
         data = pack((method, args))  # first: what cannot travel leaves the line at rest
-        self.at_rest = False
+        self.at_rest = self.delivered = False
         self._connection.send_bytes(data)
+        self.delivered = True
         while True:
             if not self._connection.poll(patience):
                 raise silence(patience)
@@ -212,6 +214,10 @@ class Line:
         if fine:
             return answer
         raise rebuild(answer)
+
+    def say(self, method: str) -> None:
+        """Something that has no answer."""
+        self._connection.send_bytes(pack((method, ())))
 
     def tell(self, method: str, *args: Any) -> None:
         """Ask for a series of messages; read them with ``hear``."""

@@ -1,8 +1,8 @@
 """The one writer: a thread through which every change of the database goes.
 
-Calls ``database``, ``turn`` and ``faults``. Promises: rows that wait together are committed together (group commit over
-an open appender); nobody is told before the commit is durable; a bad row fails alone; a transaction has the writer to
-itself. One writer for everything makes mutations serialisable: DuckDB alone gives snapshot isolation.
+Calls ``database``, ``turn``, ``admission`` and ``faults``. Promises: rows that wait together are committed together
+(group commit over an open appender); nobody is told before the commit is durable; a bad row fails alone; a transaction
+has the writer to itself. One writer for everything makes mutations serialisable: DuckDB alone gives snapshot isolation.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import duckdb
 
 from ipyconvexai import errors
 from ipyconvexai.store import faults
+from ipyconvexai.store.admission import Admission
 from ipyconvexai.store.database import IDLE_CLOSE, Database
-from ipyconvexai.store.turn import Turn
+from ipyconvexai.store.turn import Turn, explained
 
 __all__ = ["Insert", "Work", "Write", "Writer"]
 
 GROUP_ROWS = 512  # rows in one commit at most
+GROUP_TURNS = 32  # transactions in one commit at most
 
 
 class Insert(NamedTuple):
@@ -34,6 +36,7 @@ class Insert(NamedTuple):
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     if_new: bool = False  # leave out rows whose key is there already, without an error
+    note: Any = None  # for ``admission``, and not written
 
 
 Outcomes = list[errors.Error | None]
@@ -63,8 +66,9 @@ Job = Write | Work | Turn
 class Writer:
     """`tell` is given the names of the tables a commit changed."""
 
-    def __init__(self, database: Database, tell: Callable[[set[str]], None]) -> None:
+    def __init__(self, database: Database, tell: Callable[[set[str]], None], admission: Admission) -> None:
         self._database = database
+        self._admission = admission
         self._tell = tell
         self._gate = threading.Lock()
         self._closed = False
@@ -105,6 +109,10 @@ class Writer:
                 continue
             if isinstance(job, Work):
                 self._work(job)
+            elif job.closed:
+                turns, job = self._gather_turns(job)
+                self._take_together(turns)
+                continue
             else:
                 self._take_turn(job)
             job = None
@@ -125,6 +133,19 @@ class Writer:
                 size += sum(len(insert.rows) for insert in job.inserts)
         return group, None
 
+    def _gather_turns(self, first: Turn) -> tuple[list[Turn], Job | None]:
+        """The same for turns that are known to their end."""
+        turns = [first]
+        with contextlib.suppress(queue.Empty):
+            while len(turns) < GROUP_TURNS:
+                job = self._jobs.get_nowait()
+                if not isinstance(job, Turn) or not job.closed:
+                    if job is None:
+                        self._jobs.put(None)
+                    return turns, job
+                turns.append(job)
+        return turns, None
+
     def _release_if_idle(self) -> None:
         if self._database.is_idle():
             self._drop_cursor()  # it would keep the file open
@@ -132,6 +153,7 @@ class Writer:
 
     def _drop_cursor(self) -> None:
         self._appenders = {}
+        self._admission.look_again()
         if self._cursor is not None:
             self._cursor.close()
             self._cursor = None
@@ -150,10 +172,21 @@ class Writer:
     # ------------------------------------------------------------------------------------------ group commit
     def _commit(self, group: list[Write]) -> None:
         inserts = [insert for write in group for insert in write.inserts]
-        outcomes = self._commit_all(inserts, any(write.again for write in group))
+        outcomes = self._admit_and_commit(inserts, any(write.again for write in group))
         for write in group:
             write.outcome.set_result(outcomes[: len(write.inserts)])
             del outcomes[: len(write.inserts)]
+
+    def _admit_and_commit(self, inserts: list[Insert], again: bool) -> Outcomes:
+        refused = self._admission.judge(inserts)
+        if refused:
+            admitted = [insert for number, insert in enumerate(inserts) if number not in refused]
+            written = iter(self._commit_all(admitted, again) if admitted else [])
+            outcomes = [refused[number] if number in refused else next(written) for number in range(len(inserts))]
+        else:
+            outcomes = self._commit_all(inserts, again)
+        self._admission.written(inserts, outcomes)
+        return outcomes
 
     def _commit_all(self, inserts: list[Insert], again: bool) -> Outcomes:
         """Commit together; where that fails, by halves, so that only the guilty one fails."""
@@ -250,6 +283,41 @@ class Writer:
         else:
             self._tell(set(job.tables))
             job.outcome.set_result(result)
+
+    def _take_together(self, turns: list[Turn]) -> None:
+        """Closed turns one after another in one transaction with one commit; where that fails, each alone."""
+        error = self._try_together(turns) if len(turns) > 1 else None
+        if len(turns) == 1 or (error is not None and not faults.is_fatal(error)):
+            for turn in turns:
+                self._take_turn(turn)
+            return
+        for turn in turns:
+            if error is None:
+                turn.conclude()
+            else:  # it may have been committed: not again
+                turn.fail(explained(error, self._database.path))
+            turn.refuse_rest()
+        if error is None:
+            self._tell(set().union(*(turn.changed for turn in turns)))
+
+    def _try_together(self, turns: list[Turn]) -> BaseException | None:
+        try:
+            with self._database.connection(writing=True) as connection:
+                cursor = self._ready(connection)
+                cursor.begin()
+                try:
+                    for turn in turns:
+                        turn.run_uncommitted(cursor)
+                    cursor.commit()
+                except BaseException:
+                    self._roll_back(cursor)
+                    raise
+            self._database.check_place(writing=True)
+        except BaseException as error:
+            if faults.is_fatal(error):
+                self._start_afresh()
+            return error
+        return None
 
     def _take_turn(self, turn: Turn) -> None:
         committed = False

@@ -138,8 +138,8 @@ def test_what_is_closed_says_so(memory: ThreadStore):
         append(memory, row("after")).result(5)
     with pytest.raises(StoreError, match="closed"):
         memory.read("SELECT 1")
-    with pytest.raises(StoreError, match="closed"), memory.transaction():
-        pass
+    with pytest.raises(StoreError, match="closed"), memory.transaction() as execute:
+        execute("SELECT 1")
 
 
 # ---------------------------------------------------------------------------------------------- transactions
@@ -192,8 +192,8 @@ def test_a_client_that_goes_gives_its_transaction_up_at_once(engine: Engine, mon
     monkeypatch.setattr(turn, "TURN_LIMIT", 60.0)
     near, far = connections()
     visit = Visit(engine, near)
-    visit.do_begin()
-    visit.do_execute("INSERT INTO conversations (id, created_at, title) VALUES (?, ?, ?)", row("lost"))
+    statement = ("INSERT INTO conversations (id, created_at, title) VALUES (?, ?, ?)", row("lost"), False)
+    visit.do_execute([statement], True)
     visit.end()
     assert write(engine, row("next")) == [None]
     assert engine.read("SELECT title FROM conversations") == [("next",)]

@@ -32,6 +32,7 @@ from ipyconvexai.store import faults
 from ipyconvexai.store.database import Database
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.link import KeeperStore, open_store
+from ipyconvexai.store.transaction import Statement
 from ipyconvexai.store.writer import Insert
 from tests.store.helpers import COLUMNS, ROOT, add, append, child, finish, kill, line_of, row, titles, wait_for
 
@@ -408,7 +409,7 @@ def test_a_reader_and_a_transaction_are_told_of_a_deleted_file_too(file: Path):
         engine.read("SELECT 1")
     assert engine.read("SELECT count(*) FROM conversations") == [(0,)]
     with pytest.raises(LedgerCorruptError, match="moved, deleted or replaced"):
-        engine.begin()
+        engine.begin([Statement("SELECT 1")])
     assert write_one(engine, "after") is None
     engine.close()
     assert titles_in(file) == ["after"]

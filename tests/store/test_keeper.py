@@ -98,8 +98,8 @@ def test_stopped_keeper_is_reported_within_the_time_limit(open_ledger, ledger: s
             fresh.read("SELECT 1")  # the handshake
         with pytest.raises(KeeperUnavailableError, match="said nothing"):
             append(known, row("x" * 5_000_000)).result(20)  # more than the socket takes
-        with pytest.raises(KeeperUnavailableError), known.transaction():
-            pass
+        with pytest.raises(KeeperUnavailableError), known.transaction() as execute:
+            execute("SELECT 1")
         assert time.monotonic() - begun < 15
     finally:
         os.kill(keeper, signal.SIGCONT)

@@ -1,0 +1,65 @@
+"""The ledger's own tables, open to the same calls: conversations, messages, documents. Calls the store's ledger.
+
+Their SQL tables are made by the store's migrations; their rows of before this layer have ids without a table's number.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from ipyconvexai.store.ledger import document_id
+from ipyconvexai.tables.ids import Id, IdOf
+from ipyconvexai.tables.model import Index, Table
+
+__all__ = ["BUILT_IN", "Conversation", "Document", "Message"]
+
+
+class Conversation(Table, name="conversations"):
+    """Messages that belong together."""
+
+    __system_columns__: ClassVar[tuple[str, str]] = ("id", "created_at")
+
+    title: str | None = None
+    user_id: str | None = None
+    system: str | None = None  # the instructions that stand before its messages
+
+
+class Message(Table, name="messages"):
+    """One message of a conversation; ``request_id`` is the call that gave it."""
+
+    __system_columns__: ClassVar[tuple[str, str]] = ("id", "created_at")
+
+    conversation_id: Id[Conversation]
+    role: str
+    content: str | None = None
+    status: str = "done"
+    request_id: Annotated[str, IdOf(None)] | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    finish_reason: str | None = None
+    session_id: Annotated[str, IdOf(None)] | None = None  # the process that writes it, while it is being written
+
+    by_conversation = Index("conversation_id")
+
+
+def _characters(fields: dict[str, Any]) -> int:
+    return len(fields.get("content") or "")
+
+
+class Document(Table, name="documents"):
+    """A text; its id follows from its content, so that equal texts are one document. ``size`` is in characters."""
+
+    __system_columns__: ClassVar[tuple[str, str]] = ("id", "created_at")
+
+    content: str | None  # None where only metadata is kept
+    size: int = Field(default_factory=_characters)
+    source: str | None = None
+    summary: str | None = None
+
+    def _content_id(self) -> str | None:
+        return None if self.content is None else document_id(self.content)
+
+
+BUILT_IN: frozenset[str] = frozenset({"conversations", "messages", "documents"})

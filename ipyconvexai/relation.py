@@ -5,6 +5,7 @@ The result is held as an Arrow IPC stream; pyarrow is imported when the first ro
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,17 @@ class Relation:
         self._caption = caption
         self._shown = shown
         self._table: pa.Table | None = None
+
+    @classmethod
+    def of_rows(cls, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str = "") -> Relation:
+        """Rows of plain values; those of one column have one type, or are None."""
+        import pyarrow as pa
+
+        table = pa.table({name: [row[index] for row in rows] for index, name in enumerate(columns)})
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        return cls(sink.getvalue(), caption=caption)
 
     def arrow(self) -> pa.Table:
         if self._table is None:

@@ -40,6 +40,7 @@ class Settings:
         record: "full", or "metadata" to keep hashes, sizes, usage and outcomes and no content.
         timeout: seconds of silence after which an attempt is given up.
         retries: attempts after the first.
+        on_limit: "wait" until a limit of yours allows the call, or "raise".
     """
 
     path: str
@@ -49,6 +50,7 @@ class Settings:
     record: str = "full"
     timeout: float = DEFAULT_TIMEOUT
     retries: int = DEFAULT_RETRIES
+    on_limit: str = "wait"
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
@@ -73,6 +75,8 @@ class Settings:
             raise InputError(f"model={self.model!r} is no text", cure='For example: model="openai".')
         if not isinstance(self.timeout, int | float) or not 0 < self.timeout < math.inf:
             raise InputError(f"timeout={self.timeout!r} is no number of seconds", cure="Use a number above 0.")
+        if self.on_limit not in ("wait", "raise"):
+            raise InputError(f"on_limit={self.on_limit!r} is not known", cure='Use "wait" or "raise".')
         if not isinstance(self.retries, int) or self.retries < 0:
             raise InputError(f"retries={self.retries!r} is no number of attempts", cure="Use 0 or more.")
 

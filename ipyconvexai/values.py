@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["Caller", "Failure", "Gate", "Replay", "Status", "Stop", "Usage"]
+__all__ = ["Caller", "Failure", "Gate", "Replay", "Status", "Stop", "Usage", "Wait"]
 
 
 class Status(enum.StrEnum):
@@ -54,6 +55,23 @@ class Gate(Protocol):
     def release(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A call waits for a limit.
+
+    Attributes:
+        message: "waiting 12 s: limit gpt-minute (60 requests per minute) is reached".
+        why: the part after the colon.
+        seconds: about how long from now; it is asked again then.
+        until: the same on the clock of ``time.monotonic``.
+    """
+
+    message: str
+    why: str
+    seconds: float
+    until: float
+
+
 class Stop:
     """Shared by who waits and who works: says why the work was cancelled."""
 
@@ -82,6 +100,9 @@ class Caller:
     record: str | None = None  # "full" or "metadata"; None: the setting
     gate: Gate | None = field(default=None, repr=False, compare=False)
     stop: Stop | None = field(default=None, repr=False, compare=False)
+    limit: str | None = None  # "wait" until a limit allows it, or "raise"; None: the setting
+    # Told on the background loop when a limit makes the call wait, and with None when that is over.
+    on_wait: Callable[[Wait | None], None] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,14 @@ import functools
 import hashlib
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 
+from ipyconvexai.providers.allowances import Said
 from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.prices import cost_usd
 from ipyconvexai.providers.reading import Reading, sound
@@ -31,6 +32,7 @@ __all__ = [
     "REQUEST_ID_HEADER",
     "Call",
     "Send",
+    "SentBody",
     "body_bytes",
     "cache_key",
     "describe",
@@ -74,6 +76,12 @@ class Call:
         recorded: False for lists and look-ups (GET), which cost nothing.
         first_id: the row of the first attempt; request_id: that of the present one.
         sent: when the present attempt was sent, on the corridor's clock; None: not yet.
+        allowed_output: tokens that it allows its answer; None: as many as the model likes.
+        reserved: tokens and US dollars that it will take, about; None: not estimated, or no price.
+        asked: when the present attempt asked to be sent; slack: seconds that may pass until then.
+        late: whether the present attempt was stopped because it took too long until it could be sent.
+        in_gate: whether it has entered its caller's gate.
+        said: what the provider said of its limits with the last answer.
     """
 
     request: httpx2.Request = field(repr=False)  # its address may hold a password
@@ -94,6 +102,13 @@ class Call:
     request_id: str = ""
     attempt: int = 0
     sent: float | None = None
+    allowed_output: int | None = None
+    reserved: tuple[int | None, float | None] = (None, None)
+    asked: float = 0.0
+    slack: float = 0.0
+    late: bool = False
+    in_gate: bool = False
+    said: Said | None = None
 
     @property
     def is_replayable(self) -> bool:
@@ -134,7 +149,16 @@ def describe(
         retries=retries if caller.retries is None else caller.retries,
         stop=caller.stop or Stop(),
         recorded=request.method != "GET",
+        allowed_output=_allowed_output(data) if data else None,
     )
+
+
+def _allowed_output(data: dict[str, Any]) -> int | None:
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+        if isinstance(most := data.get(name), int) and most > 0:
+            answers = data.get("n")
+            return most * (answers if isinstance(answers, int) and answers > 1 else 1)
+    return None
 
 
 def stopped(call: Call) -> Status:
@@ -196,6 +220,8 @@ def intent_of(call: Call, *, user: str | None, session_id: str) -> Intent:
         conversation_id=caller.conversation_id,
         batch_id=caller.batch_id,
         session_id=session_id,
+        reserved_tokens=call.reserved[0],
+        reserved_usd=call.reserved[1],
     )
 
 
@@ -275,9 +301,26 @@ def _copy(request: httpx2.Request, body: bytes) -> httpx2.Request:
         # Has become a header by now, and aiohttp refuses to see both.
         request.url.copy_with(userinfo=b"") if request.url.userinfo else request.url,
         headers=request.headers.copy(),
-        stream=httpx2.ByteStream(body),
+        stream=SentBody(body),
         extensions=request.extensions,
     )
+
+
+class SentBody(httpx2.ByteStream):
+    """`check` is called when the connection is there, before the first byte goes; what it raises stops the request."""
+
+    check: Callable[[], None] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self.check is not None:
+            self.check()
+        yield from super().__iter__()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self.check is not None:
+            self.check()
+        async for chunk in super().__aiter__():
+            yield chunk
 
 
 def _remember_keys(headers: httpx2.Headers) -> None:

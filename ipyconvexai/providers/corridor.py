@@ -3,9 +3,9 @@
 replay? -> admit (intent durable) -> send one attempt -> settle (outcome durable) -> caller
 
 It runs on the background loop, under the openai SDK as its HTTP transport (``doors``), so nothing built on the SDK can
-send unrecorded. Calls the ledger, ``calls`` (what a call is and the rows it leaves), ``streams``, ``flights`` and
-``retry``. Promises: nothing is sent before its intent is durable; nobody sees an answer before it is durable; a stream
-passes while it arrives; each attempt has rows of its own, and one that was given up has an outcome, too.
+send unrecorded. Calls the ledger, ``calls`` (what a call is and the rows it leaves), ``turns`` (limits), ``streams``,
+``flights`` and ``retry``. Promises: nothing is sent before its intent is durable; nobody sees an answer before it is
+durable; a stream passes while it arrives; each attempt has rows of its own, and one that was given up has an outcome.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import httpx2
 
@@ -47,9 +47,10 @@ from ipyconvexai.providers.flights import Flights
 from ipyconvexai.providers.reading import Reading, comes_in_events, error_of, read_answer, reads_as_json
 from ipyconvexai.providers.retry import pause_before_retry
 from ipyconvexai.providers.streams import RecordedStream
+from ipyconvexai.providers.turns import Turns, note_of, said_by
 from ipyconvexai.settings import Settings, redact_bytes
 from ipyconvexai.store.ledger import Ledger, Outcome, Recording
-from ipyconvexai.values import Caller, Replay, Status
+from ipyconvexai.values import Caller, Replay, Status, Wait
 
 __all__ = ["CALLER", "REPLAYED_HEADER", "REQUEST_ID_HEADER", "Call", "Corridor", "Send", "body_bytes", "cache_key"]
 
@@ -58,12 +59,16 @@ MOST_UNSETTLED = 256  # outcomes kept for a ledger that cannot write: disk full,
 
 
 class _Attempt(NamedTuple):
-    """What one attempt came to: an answer (an error status is one, too) or a fault; and what a retry depends on."""
+    """What one attempt came to: an answer (an error status is one, too) or a fault; and what a retry depends on.
+
+    `late`: nothing was sent, because too much time had passed since it was admitted.
+    """
 
     response: httpx2.Response | None = None
     fault: CallError | None = None
     error_code: str | None = None
     headers: Mapping[str, str] = {}
+    late: bool = False
 
 
 class Corridor:
@@ -86,6 +91,7 @@ class Corridor:
         self._sleep = sleep
         self._rand = rand
         self._flights = Flights()
+        self._turns = Turns(ledger, settings, clock, sleep, rand)
         self._streams: set[RecordedStream] = set()  # open ones
         self._unsettled: collections.deque[tuple[Outcome, str | None]] = collections.deque(maxlen=MOST_UNSETTLED)
         call_in_child(self, Corridor._leave_to_parent)
@@ -95,6 +101,12 @@ class Corridor:
         keep_for_ever(*self._streams)
         self._streams.clear()
         self._unsettled.clear()
+        self._turns.clear()
+
+    @property
+    def waits(self) -> list[Wait]:
+        """What calls wait for at the moment, because of limits; the longest wait first."""
+        return self._turns.waits
 
     def call(
         self, request: httpx2.Request, endpoint: Endpoint, caller: Caller, retries: int, send: Send | None = None
@@ -109,10 +121,13 @@ class Corridor:
 
         Raises:
             CallError: no answer came. Also of the SDK's tree, so that code written for it goes on working.
+            LimitError: a limit or budget forbids it, and the policy is "raise" or waiting does not help. Of both, too.
             StoreError: the ledger cannot record; nothing was sent, or its answer is not shown.
         """
         if reason := call.endpoint.refuses("/" + call.path, call.model):
-            await self._refuse(call, reason)
+            call.recorded = True  # whatever it is: somebody tried
+            call.attempt, call.request_id = 1, new_id()
+            await self._refuse(call, faults.refused(reason, call.request, call.request_id))
         if call.replay is Replay.OFF or not call.recorded:
             return await self._attempts(call)
         if call.is_replayable:
@@ -168,6 +183,8 @@ class Corridor:
         while True:
             await self._admit(call)
             attempt = await self._attempt(call)
+            if attempt.late:
+                continue
             pause = self._pause(call, attempt)
             if pause is None:
                 break
@@ -197,15 +214,25 @@ class Corridor:
         )
 
     async def _admit(self, call: Call) -> None:
-        """Make the intent durable. The place where limits and budgets are judged."""
+        """Make the intent durable, when limits and budgets allow it: they are judged in the same step."""
         call.attempt += 1
-        call.sent = None
+        call.sent = call.said = None
         if not call.recorded:
             return
         call.request_id = new_id()
+        try:
+            refused = await self._turns.take(call, self._write_intent)
+            if refused is not None:
+                await self._refuse(call, faults.limited(refused, call.request, call.request_id))
+        except BaseException:
+            self._turns.leave(call)
+            raise
+        call.first_id = call.first_id or call.request_id
+
+    async def _write_intent(self, call: Call, note: dict[str, Any]) -> None:
         intent = intent_of(call, user=self._settings.user, session_id=self._ledger.store.session_id)
         try:
-            await self._ledger.admit(intent, record=call.caller.record)
+            await self._ledger.admit(intent, record=call.caller.record, note=note)
         except asyncio.CancelledError:  # the intent is on its way to the file, and no attempt will follow
             self._settle_later(call, self._outcome(call, stopped(call)))
             raise
@@ -214,7 +241,6 @@ class Corridor:
             self._settle_later(call, outcome)
             self._unsettled.append((outcome, call.caller.record))
             raise
-        call.first_id = call.first_id or call.request_id
 
     async def _attempt(self, call: Call) -> _Attempt:
         """Send once and settle."""
@@ -224,6 +250,11 @@ class Corridor:
             self._settle_later(call, self._outcome(call, stopped(call)))
             raise
         except Exception as error:
+            if call.late:
+                call.sent = None
+                self._settle_later(call, self._outcome(call, Status.CANCELED))
+                self._turns.again(call)
+                return _Attempt(late=True)
             fault = faults.transport_fault(error, call.request, call.request_id)
         else:
             if content is None:
@@ -237,12 +268,12 @@ class Corridor:
 
     async def _exchange(self, call: Call) -> tuple[httpx2.Response, bytes | None]:
         """One exchange with the network: an answer and its whole content, or an open stream and None."""
-        gate = call.caller.gate
-        if gate is not None:
-            await gate.acquire()
-        call.sent = self._clock()  # waiting for its turn is not the provider's time
         try:
+            await self._turns.enter(call)
+            self._turns.check(call)
+            call.sent = self._clock()  # waiting for its turn is not the provider's time
             inner = await (call.send or self._send)(call.sending)
+            call.said = said_by(inner)
             if _is_stream(call, inner):
                 return inner, None
             try:
@@ -251,8 +282,7 @@ class Corridor:
                 with contextlib.suppress(Exception):
                     await inner.aclose()
         finally:
-            if gate is not None:
-                gate.release()
+            self._turns.leave(call)
 
     async def _settle_whole(self, call: Call, inner: httpx2.Response, content: bytes) -> _Attempt:
         failed = inner.status_code >= 400
@@ -277,10 +307,9 @@ class Corridor:
         stream.when_settled.append(lambda: self._streams.discard(stream))
         return rebuilt(call, inner, stream)
 
-    async def _refuse(self, call: Call, reason: str) -> None:
-        call.recorded = True  # whatever it is: somebody tried
-        await self._admit(call)
-        fault = faults.refused(reason, call.request, call.request_id)
+    async def _refuse(self, call: Call, fault: CallError) -> NoReturn:
+        """Nothing is sent; the rows say so."""
+        await self._write_intent(call, {"judged": False})
         reading = Reading(error_code=fault.code, error_message=fault.message)
         await self._settle(call, self._outcome(call, Status.REFUSED, reading))
         raise fault
@@ -304,8 +333,9 @@ class Corridor:
         """Write the outcome; returns when it is durable. It is on its way before the first suspension."""
         if not call.recorded:
             return
+        self._turns.learn(call, outcome)
         try:
-            await self._ledger.settle(outcome, record=call.caller.record)
+            await self._ledger.settle(outcome, record=call.caller.record, note=note_of(call))
         except StoreError:  # nobody sees the answer; its row gets its end at once if it may, or when the ledger can
             self._settle_later(call, outcome)
             self._unsettled.append((outcome, call.caller.record))
@@ -320,7 +350,8 @@ class Corridor:
     def _settle_later(self, call: Call, outcome: Outcome) -> None:
         """The same where nobody waits any more."""
         if call.recorded:
-            self._ledger.settle_later(outcome, record=call.caller.record)
+            self._turns.learn(call, outcome)
+            self._ledger.settle_later(outcome, record=call.caller.record, note=note_of(call))
 
 
 def _is_stream(call: Call, response: httpx2.Response) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx2
 
+from ipyconvexai import guard
 from ipyconvexai.errors import InputError
 from ipyconvexai.loops import BackgroundLoop
 from ipyconvexai.providers.calls import CALLER, KEY_HEADERS, Call
@@ -61,6 +62,7 @@ def _call(corridor: Corridor, request: httpx2.Request, guest: AsyncGuest | SyncG
             "this request was not made by a method of the SDK's client",
             cure="Use client.post(...) and its like, so that the call can be recorded.",
         )
+    guard.check("calling a model")  # an open connection makes no sound
     send = None if guest is None else guest.send
     return corridor.call(request, route.endpoint, CALLER.get(), route.retries, send)
 

@@ -23,7 +23,7 @@ from ipyconvexai.providers.retry import retry_after
 from ipyconvexai.render import plain_text
 from ipyconvexai.settings import redact
 
-__all__ = ["broken_off", "cut", "refused", "replay_miss", "translate", "transport_fault"]
+__all__ = ["broken_off", "cut", "limited", "refused", "replay_miss", "translate", "transport_fault"]
 
 
 class _Fault(errors.CallError, openai.APIConnectionError):  # type: ignore[misc] # `code` is never None here
@@ -39,11 +39,18 @@ class _Fault(errors.CallError, openai.APIConnectionError):  # type: ignore[misc]
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the request's headers: an error may be written down, or sent to another process.
         facts = (self.message, self.request.method, str(self.request.url), self.request_id or "", self.cure)
-        return _restore, (type(self), *facts)
+        return _restore, (type(self), *facts, {name: getattr(self, name) for name in _FACTS})
 
 
-def _restore(kind: type[_Fault], message: str, method: str, url: str, request_id: str, cure: str) -> _Fault:
-    return kind(message, httpx2.Request(method, url), request_id, cure=cure)
+_FACTS = ("code", "retryable", "retry_after")
+
+
+def _restore(
+    kind: type[_Fault], message: str, method: str, url: str, request_id: str, cure: str, facts: dict[str, Any]
+) -> _Fault:
+    fault = kind(message, httpx2.Request(method, url), request_id, cure=cure)
+    vars(fault).update(facts)
+    return fault
 
 
 class UnknownModel(errors.UnknownModelError, errors.ProviderError):
@@ -78,6 +85,16 @@ class StreamCut(_Fault, errors.StreamCutError):
 class Refused(_Fault, errors.RefusedError):
     code = errors.RefusedError.code
     retryable = False
+
+
+class Limited(_Fault, errors.LimitError):
+    code = errors.LimitError.code
+    retryable = True
+
+
+class OverBudget(_Fault, errors.BudgetError):
+    code = errors.BudgetError.code
+    retryable = True
 
 
 class ReplayMiss(_Fault, errors.ReplayMissError):
@@ -145,6 +162,14 @@ def cut(request: httpx2.Request, request_id: str) -> StreamCut:
 def refused(reason: str, request: httpx2.Request, request_id: str) -> Refused:
     cure = "Use a provider that has it: `%ai list` shows them. Nothing was sent."
     return Refused(reason, request, request_id, cure=cure)
+
+
+def limited(error: errors.LimitError, request: httpx2.Request, request_id: str) -> Limited | OverBudget:
+    """The same of both trees."""
+    kind = OverBudget if isinstance(error, errors.BudgetError) else Limited
+    fault = kind(error.message, request, request_id, cure=error.cure)
+    fault.code, fault.retryable, fault.retry_after = error.code, error.retryable, error.retry_after
+    return fault
 
 
 def replay_miss(message: str, request: httpx2.Request, *, cure: str) -> ReplayMiss:

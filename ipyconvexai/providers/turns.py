@@ -1,0 +1,217 @@
+"""A call's turn: its caller's gate, the limits, the wait until they allow it, and what is learned for the next one.
+
+Part of the corridor, on its loop. Calls the ledger, ``estimates``, ``allowances`` and ``prices``. Promises: where there
+are limits, a call that was admitted is sent at once or asks again, so that what limits count is what the provider
+sees; who waits can be told why and how long, and can be cancelled; without limits it costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx2
+
+from ipyconvexai.errors import BudgetError, LimitError
+from ipyconvexai.limits.counters import LEAST_SLACK, LONGEST_SLEEP
+from ipyconvexai.providers import allowances
+from ipyconvexai.providers.allowances import Said
+from ipyconvexai.providers.calls import Call, SentBody
+from ipyconvexai.providers.estimates import Estimates, Key
+from ipyconvexai.providers.prices import cost_usd
+from ipyconvexai.providers.retry import LONGEST_PAUSE, SPREAD
+from ipyconvexai.settings import Settings
+from ipyconvexai.store.ledger import Ledger, Outcome
+from ipyconvexai.values import Usage, Wait
+
+__all__ = ["Late", "Turns", "note_of", "said_by"]
+
+LEAST_JITTER, JITTER, MOST_JITTER = 0.02, 0.05, 0.25  # seconds, part of the wait, seconds
+WORTH_TELLING = 1.0  # seconds
+MOST_TOKENS = 2**31 - 1  # what the column holds
+
+_log = logging.getLogger("ipyconvexai.limits")
+
+Write = Callable[[Call, dict[str, Any]], Awaitable[None]]
+
+
+class Late(Exception):
+    """Too much time has passed since the call was admitted."""
+
+
+class Turns:
+    def __init__(
+        self,
+        ledger: Ledger,
+        settings: Settings,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+        rand: Callable[[], float],
+    ) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._clock = clock
+        self._sleep = sleep
+        self._rand = rand
+        self._estimates = Estimates()
+        self._recalls: dict[Key, asyncio.Task[tuple[int, float, float] | None]] = {}
+        self._waits: dict[int, Wait] = {}
+
+    @property
+    def waits(self) -> list[Wait]:
+        return sorted(self._waits.values(), key=lambda wait: wait.until, reverse=True)
+
+    def clear(self) -> None:
+        """In the child of a fork."""
+        self._recalls.clear()
+        self._waits.clear()
+
+    # ------------------------------------------------------------------------------------------ admission
+    async def take(self, call: Call, write: Write) -> LimitError | None:
+        """Ask with ``write(call, note)`` until the call is admitted; the error if it is not to wait."""
+        if self._ledger.store.limited:
+            await self.enter(call)  # before it asks: what is admitted must be sent at once
+            await self._estimate(call)
+        patient = (call.caller.limit or self._settings.on_limit) == "wait"
+        waiting = False
+        try:
+            while (refused := await self._ask(call, write, patient)) is not None:
+                if refused.code == "estimate" and call.reserved[0] is None:
+                    await self._estimate(call)
+                elif patient and _is_worth_waiting(refused):
+                    waiting = True
+                    await self._wait(call, refused)
+                else:
+                    return refused
+        except BaseException:
+            if waiting:
+                self._ledger.withdraw(call.request_id)
+            raise
+        finally:
+            if waiting:
+                self._tell(call, None)
+        return None
+
+    async def _ask(self, call: Call, write: Write, patient: bool) -> LimitError | None:
+        call.asked = self._clock()
+        try:
+            await write(call, {"waits": patient, "slack": call.slack})
+        except LimitError as error:
+            return error
+        return None
+
+    async def _wait(self, call: Call, refused: LimitError) -> None:
+        after = refused.retry_after or 0.0
+        self._tell(call, Wait(f"waiting {_seconds(after)}: {refused.message}", refused.message, after,
+                              time.monotonic() + after))  # fmt: skip
+        jitter = min(MOST_JITTER, LEAST_JITTER + JITTER * after)
+        if refused.code == "provider_pause":  # everybody was told the same moment
+            jitter = SPREAD
+        await self._sleep(min(after, LONGEST_SLEEP) + self._rand() * jitter)
+
+    def _tell(self, call: Call, wait: Wait | None) -> None:
+        is_new = wait is not None and id(call) not in self._waits
+        if wait is None:
+            self._waits.pop(id(call), None)
+        else:
+            self._waits[id(call)] = wait
+        if call.caller.on_wait is not None:
+            call.caller.on_wait(wait)
+        elif wait is not None and is_new and wait.seconds >= WORTH_TELLING:
+            _log.warning("%s", wait.message)  # on standard error where logging is not set up: the cell is not stuck
+
+    # ------------------------------------------------------------------------------------------ the caller's gate
+    async def enter(self, call: Call) -> None:
+        """Wait for the caller's gate, once for each attempt."""
+        if call.caller.gate is not None and not call.in_gate:
+            await call.caller.gate.acquire()
+            call.in_gate = True
+
+    def leave(self, call: Call) -> None:
+        if call.caller.gate is not None and call.in_gate:
+            call.in_gate = False
+            call.caller.gate.release()
+
+    def check(self, call: Call) -> None:
+        """Raise Late where a limit that admitted it can no longer answer for it: now, and when the connection is there.
+
+        A connection may take longer than a limit can wait, or another thread may have stopped this one meanwhile.
+        """
+        body = call.sending.stream
+        if not call.recorded or not self._ledger.store.limited:
+            return
+        self._check(call)
+        if isinstance(body, SentBody):
+            body.check = lambda: self._check(call)
+
+    def _check(self, call: Call) -> None:
+        if self._clock() - call.asked > max(LEAST_SLACK, call.slack) / 2:
+            call.late = True
+            raise Late
+
+    def again(self, call: Call) -> None:
+        """It was late: the same attempt once more, with more time to be sent in."""
+        call.late = False
+        if call.caller.gate is None or call.slack:  # else it may have been the gate that took the time
+            call.slack = max(call.slack, 4 * (self._clock() - call.asked))
+        else:
+            call.slack = 2 * LEAST_SLACK
+        call.attempt -= 1
+        if call.first_id == call.request_id:
+            call.first_id = None
+
+    # ------------------------------------------------------------------------------------------ estimates
+    async def _estimate(self, call: Call) -> None:
+        if call.reserved[0] is not None:
+            return
+        provider, model = call.endpoint.provider, call.model or ""
+        key = (provider, model, call.path)
+        if not self._estimates.knows(key):
+            self._estimates.recall(key, await self._recorded(key))
+            await asyncio.to_thread(cost_usd, provider, model, Usage(0, 0))  # reads the price list: 0.3 s
+        read, written = self._estimates.estimate(key, call.body, call.allowed_output)
+        price = cost_usd(provider, model, Usage(read, written))
+        call.reserved = (min(read + written, MOST_TOKENS), price)
+
+    async def _recorded(self, key: Key) -> tuple[int, float, float] | None:
+        """One look for all that ask at the same time."""
+        task = self._recalls.get(key)
+        if task is None:
+            task = asyncio.create_task(asyncio.to_thread(self._ledger.mean_usage, *key))
+            self._recalls[key] = task
+            task.add_done_callback(lambda done: self._recalls.pop(key, None))
+        return await asyncio.shield(task)
+
+    def learn(self, call: Call, outcome: Outcome) -> None:
+        if outcome.input_tokens is not None:
+            key = (call.endpoint.provider, call.model or "", call.path)
+            self._estimates.learn(key, call.body, outcome.input_tokens, outcome.output_tokens)
+
+
+def _is_worth_waiting(refused: LimitError) -> bool:
+    """A spent budget is for a person to decide about, unless it is free again in a moment."""
+    after = refused.retry_after
+    return after is not None and (after <= LONGEST_PAUSE or not isinstance(refused, BudgetError))
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
+
+
+def said_by(response: httpx2.Response) -> Said | None:
+    """What the provider says of its limits with an answer."""
+    headers = response.headers
+    if response.status_code == 429 or any(b"ratelimit" in name.lower() for name, _ in headers.raw):
+        return allowances.read(headers, response.status_code)
+    return None
+
+
+def note_of(call: Call) -> dict[str, Any] | None:
+    """The same, as it travels beside the outcome."""
+    if call.said is None:
+        return None
+    where = (call.endpoint.provider, call.endpoint.identity, call.model or "")
+    return {"where": where, "said": call.said.text, "pause": call.said.pause, "by": call.first_id}

@@ -16,9 +16,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ipyconvexai.api import agenerate as agenerate
+    from ipyconvexai.api import arun as arun
     from ipyconvexai.api import asafe_generate as asafe_generate
+    from ipyconvexai.api import cancel as cancel
+    from ipyconvexai.api import crons as crons
     from ipyconvexai.api import doctor as doctor
     from ipyconvexai.api import generate as generate
+    from ipyconvexai.api import jobs as jobs
+    from ipyconvexai.api import run as run
     from ipyconvexai.api import safe_generate as safe_generate
     from ipyconvexai.api import stream as stream
     from ipyconvexai.application import App as App
@@ -26,6 +31,15 @@ if TYPE_CHECKING:
     from ipyconvexai.application import connect as connect
     from ipyconvexai.batch.summarize import asummarize as asummarize
     from ipyconvexai.batch.summarize import summarize as summarize
+    from ipyconvexai.errors import ApplicationError as ApplicationError
+    from ipyconvexai.errors import Unauthenticated as Unauthenticated
+    from ipyconvexai.functions.crons import cron as cron
+    from ipyconvexai.functions.rate_limits import rate_limit as rate_limit
+    from ipyconvexai.functions.registry import action as action
+    from ipyconvexai.functions.registry import mutation as mutation
+    from ipyconvexai.functions.registry import query as query
+    from ipyconvexai.functions.retries import Retry as Retry
+    from ipyconvexai.notebook.live import live as live
     from ipyconvexai.providers import catalog
     from ipyconvexai.providers.clients import AsyncOpenAI as AsyncOpenAI
     from ipyconvexai.providers.clients import OpenAI as OpenAI
@@ -33,10 +47,18 @@ if TYPE_CHECKING:
     from ipyconvexai.relation import Relation as Relation
     from ipyconvexai.reply import Reply as Reply
     from ipyconvexai.reply import Success as Success
+    from ipyconvexai.tables.builtin import Conversation as Conversation
+    from ipyconvexai.tables.builtin import Document as Document
+    from ipyconvexai.tables.builtin import Message as Message
+    from ipyconvexai.tables.ids import Id as Id
+    from ipyconvexai.tables.model import Index as Index
+    from ipyconvexai.tables.model import Table as Table
+    from ipyconvexai.tables.query import Page as Page
     from ipyconvexai.values import Failure as Failure
     from ipyconvexai.values import Replay as Replay
     from ipyconvexai.values import Status as Status
     from ipyconvexai.values import Usage as Usage
+    from ipyconvexai.watching import watch as watch
 
     ledger: Records
     register_provider = catalog.register
@@ -44,26 +66,48 @@ if TYPE_CHECKING:
 # name -> module, or (module, name there)
 _HOMES: dict[str, str | tuple[str, str]] = {
     "App": "application",
+    "ApplicationError": "errors",
     "AsyncOpenAI": "providers.clients",
+    "Conversation": "tables.builtin",
+    "Document": "tables.builtin",
     "Failure": "values",
+    "Id": "tables.ids",
+    "Index": "tables.model",
+    "Message": "tables.builtin",
     "OpenAI": "providers.clients",
+    "Page": "tables.query",
     "Relation": "relation",
     "Replay": "values",
     "Reply": "reply",
+    "Retry": "functions.retries",
     "Status": "values",
     "Success": "reply",
+    "Table": "tables.model",
+    "Unauthenticated": "errors",
     "Usage": "values",
+    "action": "functions.registry",
     "agenerate": "api",
     "app": "application",
+    "arun": "api",
     "asafe_generate": "api",
     "asummarize": "batch.summarize",
+    "cancel": "api",
     "connect": "application",
+    "cron": "functions.crons",
+    "crons": "api",
     "doctor": "api",
     "generate": "api",
+    "jobs": "api",
+    "live": "notebook.live",
+    "mutation": "functions.registry",
+    "query": "functions.registry",
+    "rate_limit": "functions.rate_limits",
     "register_provider": ("providers.catalog", "register"),
+    "run": "api",
     "safe_generate": "api",
     "stream": "api",
     "summarize": "batch.summarize",
+    "watch": "watching",
 }
 
 __all__ = [

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from ipyconvexai.application import App, TextStream, app, failure
-from ipyconvexai.errors import CallError, Error
+from ipyconvexai.errors import CallError, Error, InputError, NotFoundError
+from ipyconvexai.functions.registry import Kind, of
 from ipyconvexai.generation import Prompt
+from ipyconvexai.relation import Relation
 from ipyconvexai.reply import Reply, Success
 from ipyconvexai.values import Failure, Replay
 
 T = TypeVar("T")
 
-__all__ = ["agenerate", "asafe_generate", "doctor", "generate", "safe_generate", "stream"]
+__all__ = [
+    "agenerate",
+    "arun",
+    "asafe_generate",
+    "cancel",
+    "crons",
+    "doctor",
+    "functions",
+    "generate",
+    "jobs",
+    "limits",
+    "run",
+    "safe_generate",
+    "stream",
+]
 
 
 def generate(
@@ -24,6 +42,7 @@ def generate(
     conversation: str | None = None,
     schema: Any = None,
     replay: str | Replay | None = None,
+    on_limit: str | None = None,
     timeout: float | None = None,
     base_url: str | None = None,
     key_variable: str | None = None,
@@ -39,6 +58,7 @@ def generate(
         conversation: title or id of a durable conversation, whose newest messages go along and which keeps this one.
         schema: a pydantic model, a dataclass or a type; the answer is parsed into ``reply.parsed``.
         replay: "off", "reuse" or "only".
+        on_limit: "wait" until a limit of yours (``app.limit``) allows it, or "raise" a LimitError.
         timeout: seconds of silence after which an attempt is given up.
         base_url: the address of any other endpoint that speaks OpenAI's language; `model` is then sent as it is.
         key_variable: the environment variable with its key; None: it needs none.
@@ -50,8 +70,58 @@ def generate(
         CallError: the call failed; it has a row in the ledger.
         StoreError: the ledger cannot record; nothing was sent.
     """
-    options = {"model": model, "system": system, "conversation": conversation, "schema": schema, "replay": replay}
-    return app().generate(prompt, **options, timeout=timeout, base_url=base_url, key_variable=key_variable, **params)
+    options: dict[str, Any] = {
+        "model": model,
+        "system": system,
+        "conversation": conversation,
+        "schema": schema,
+        "replay": replay,
+    }
+    options |= {"on_limit": on_limit, "timeout": timeout, "base_url": base_url, "key_variable": key_variable}
+    return app().generate(prompt, **options, **params)
+
+
+async def arun(fn: Any, /, **args: Any) -> Any:
+    """``run`` for async code, on any event loop; the same arguments and errors."""
+    current = app()
+    return await current.arun(current.functions.arun(of(fn), args))
+
+
+def run(fn: Any, /, *, here: bool = False, **args: Any) -> Any:
+    """Call a query, a mutation or an action, and wait for its result.
+
+    Args:
+        fn: the decorated function, or its name.
+        here: run an ``async def`` action on the event loop of the calling code instead of the background loop, for what
+            belongs to that loop (a client of another library, say). In a notebook that is the kernel's own, which is
+            made re-entrant for it (nest_asyncio2), from then on for the whole session.
+        **args: the function's arguments, by name.
+
+    Raises:
+        UnknownFunctionError: nothing of that name is defined here.
+        ArgumentsError, ResultError: what goes in or comes out does not fit the type hints.
+        NotAllowedError: it broke a rule: a query that writes, a mutation that reaches the network.
+        FunctionTimeoutError: it ran longer than it may; nothing of a mutation was kept.
+        Exception: what the function itself raised.
+    """
+    function = of(fn)
+    current = app()
+    if function.kind is not Kind.ACTION:
+        return current.functions.run_in_transaction(function, args)
+    if here:
+        return _run_here(current.functions.arun(function, args))
+    return current.run(current.functions.arun(function, args))
+
+
+def _run_here(coroutine: Coroutine[Any, Any, T]) -> T:
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    import nest_asyncio2  # only where it is asked for: it changes the loop for good
+
+    nest_asyncio2.apply(loop)
+    return loop.run_until_complete(coroutine)
 
 
 def _as_generate(function: T) -> T:
@@ -116,3 +186,75 @@ def _ledger_state(current: App) -> str:
         return f"ledger state: {error}"
     counted = ", ".join(f"{number} {status}" for status, number in rows) or "empty"
     return f"ledger state: {counted}; {current.store.holder()}"
+
+
+# ---------------------------------------------------------------------------------------------- functions and jobs
+JOBS_SHOWN = "id name state scheduled_time user attempts took_ms result error_message".split()
+CRONS_SQL = """
+    SELECT name, function, schedule, next_time, last_time, runs, skipped, user_id AS user, args,
+           job_id::VARCHAR AS job_id
+    FROM crons ORDER BY name
+"""
+CRONS_SHOWN = "name function schedule next_time last_time runs skipped".split()
+
+
+def jobs(state: str | None = None, *, name: str | None = None, limit: int | None = 100) -> Relation:
+    """Scheduled functions, newest first: when they run or ran, with what result or error. Finished ones stay 7 days.
+
+    Args:
+        state: only those that are "pending", "in_progress", "success", "failed" or "canceled".
+        name: only those of this function.
+        limit: at most so many rows; None for all.
+
+    Raises:
+        InputError: another state.
+    """
+    from ipyconvexai.functions.jobs import JOBS_SQL, JobState
+
+    if state is not None and state not in list(JobState):
+        raise InputError(f"no job has the state {state!r}", cure=f"Use one of {', '.join(JobState)}.")
+    sql = f"SELECT * FROM ({JOBS_SQL}) WHERE ($state IS NULL OR state = $state) AND ($name IS NULL OR name = $name)"
+    sql += " ORDER BY created_at DESC, id DESC" + (f" LIMIT {int(limit)}" if limit is not None else "")
+    found = app().records.arrow(sql, {"state": state, "name": name})
+    return Relation(found, caption="jobs" if state is None else f"jobs: {state}", shown=JOBS_SHOWN)
+
+
+def cancel(job_id: str) -> str:
+    """Cancel a scheduled function; gives its state from now on.
+
+    "canceled": it never runs, or, where it is running, what it schedules from now on never runs. Any other state:
+    it was finished, and nothing changed.
+
+    Raises:
+        InputError: this is no id.
+        NotFoundError: no job has it.
+    """
+    from ipyconvexai.functions import jobs as rows
+    from ipyconvexai.store.clock import utc_now
+
+    key = rows.job_id(job_id)
+    with app().store.transaction() as execute:
+        rows.cancel(execute.later, key, utc_now())
+        found = execute("SELECT state FROM scheduled_functions WHERE id = ?::UUID", [key])
+    if not found:
+        raise NotFoundError(f"no job has the id {key}", cure="ai.jobs() lists them; finished ones stay for 7 days.")
+    return str(found[0][0])
+
+
+def crons() -> Relation:
+    """What runs by the clock: schedule, next and last time, and how often it ran and was skipped."""
+    return Relation(app().records.arrow(CRONS_SQL), caption="crons", shown=CRONS_SHOWN)
+
+
+def limits() -> Relation:
+    """Limits and budgets of every call, what is used of them, and what the providers said of theirs."""
+    from ipyconvexai.limiting import limits_of
+
+    return limits_of(app().store)
+
+
+def functions() -> Relation:
+    """The functions that are defined here: name, kind, arguments, public or internal, the first line of their doc."""
+    from ipyconvexai.functions.outside import LISTED, listing
+
+    return Relation.of_rows(LISTED, listing(), caption="functions")

@@ -12,15 +12,23 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from ipyconvexai.errors import CallError, CanceledError, Error
+from ipyconvexai.functions import rate_limits
+from ipyconvexai.functions.crons import crons
+from ipyconvexai.functions.registry import registry
+from ipyconvexai.functions.service import Functions, are_defined
 from ipyconvexai.generation import Generator, Prompt, Question
+from ipyconvexai.limiting import Limiting
 from ipyconvexai.loops import BackgroundLoop
 from ipyconvexai.providers import clients
+from ipyconvexai.providers.choice import choose
 from ipyconvexai.providers.corridor import CALLER, Corridor
+from ipyconvexai.providers.deferred import DeferredAsyncOpenAI, DeferredOpenAI
+from ipyconvexai.providers.endpoints import resolve
 from ipyconvexai.providers.network import Network
 from ipyconvexai.records import Records
 from ipyconvexai.reply import Reply, Success
@@ -33,8 +41,10 @@ __all__ = ["App", "TextStream", "app", "connect"]
 
 T = TypeVar("T")
 
+HAND_BACK = 10.0  # seconds for jobs that run to be written down, at the end
 
-class App:
+
+class App(Limiting):
     """One ledger, its loop and its clients. A context manager: leaving it closes it."""
 
     def __init__(self, settings: Settings) -> None:
@@ -47,6 +57,7 @@ class App:
         corridor = Corridor(self.records, settings, self._network.send)
         self.wiring = clients.Wiring(corridor, self.loop)
         self.generator = Generator(self.wiring, self.records, settings)
+        self.functions = Functions(self.store, settings, self.loop, _Services(self))
         self._text_streams: weakref.WeakSet[TextStream] = weakref.WeakSet()
         self._closed = False
         self._before: App | None = None
@@ -105,6 +116,10 @@ class App:
         self._closed = True
         _open_apps.discard(self)
         _forget(self)
+        if self.loop.is_running() and not self.loop.is_current():
+            with contextlib.suppress(Exception):  # its jobs are others' when this process is gone
+                self.loop.submit(self.functions.aclose()).result(HAND_BACK)
+        self.functions.close()
         self.loop.close(last=self._hang_up)
         self.store.close()
 
@@ -117,6 +132,45 @@ class App:
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
         return f"<App of {self.store.path}{state}>"
+
+
+class _Services:
+    """What actions get of their app."""
+
+    def __init__(self, owner: App) -> None:
+        self._app = owner
+
+    def model(self) -> str:
+        choice = choose(self._app.settings)
+        if choice.error is not None:
+            raise choice.error
+        return choice.model or ""
+
+    def client(self, timeout: float) -> DeferredOpenAI:
+        own = self._app
+        return DeferredOpenAI(
+            lambda: resolve(None, settings=own.settings),
+            self.model(),
+            own.wiring,
+            timeout=timeout,
+            max_retries=own.settings.retries,
+        )
+
+    def async_client(self, timeout: float) -> DeferredAsyncOpenAI:
+        own = self._app
+        return DeferredAsyncOpenAI(
+            lambda: own.generator.endpoint(None),
+            self.model(),
+            own.wiring,
+            timeout=timeout,
+            max_retries=own.settings.retries,
+        )
+
+    def generate(self, prompt: Prompt, **options: Any) -> Coroutine[Any, Any, Reply]:
+        return self._app.generator.generate(question(prompt, options))
+
+    def stream(self, prompt: Prompt, **options: Any) -> AsyncGenerator[str | Reply, None]:
+        return self._app.generator.stream(question(prompt, options))
 
 
 @contextlib.contextmanager
@@ -215,7 +269,7 @@ class TextStream:
             self._app.loop.submit(self._close()).result(5)
 
 
-_OPTIONS = ("model", "system", "conversation", "schema", "replay", "timeout", "base_url", "key_variable")
+_OPTIONS = ("model", "system", "conversation", "schema", "replay", "on_limit", "timeout", "base_url", "key_variable")
 
 
 def question(prompt: Prompt, options: dict[str, Any]) -> Question:
@@ -249,6 +303,7 @@ def connect(
     record: str | None = None,
     timeout: float | None = None,
     retries: int | None = None,
+    on_limit: str | None = None,
 ) -> App:
     """Open a ledger and make its app the current one.
 
@@ -260,6 +315,7 @@ def connect(
         record: "full", or "metadata" to keep no content.
         timeout: seconds of silence after which an attempt is given up.
         retries: attempts after the first.
+        on_limit: "wait" until a limit of yours allows a call (the default), or "raise" a LimitError.
 
     As a context manager it closes at the end and the app before is current again.
     """
@@ -274,6 +330,7 @@ def connect(
         record=record,
         timeout=timeout,
         retries=retries,
+        on_limit=on_limit,
     )
     opened = App(settings)
     with _lock:
@@ -282,6 +339,8 @@ def connect(
         _current = opened
     if retired is not None:
         retired.close()
+    if are_defined():
+        opened.functions.start()
     return opened
 
 
@@ -319,4 +378,14 @@ def _close_all() -> None:
         opened.close()
 
 
+def _work_here() -> None:
+    """A function or a cron was defined: its jobs may wait for it. Nothing is opened for that."""
+    current = _current
+    if current is not None and not current._closed and are_defined():
+        current.functions.start()
+
+
+registry.listen(_work_here)
+crons.listen(_work_here)
 clients.wire(lambda: app().wiring)
+rate_limits.wire(lambda: app().store.transaction())

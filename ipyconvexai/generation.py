@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
 from ipyconvexai.errors import EmptyPromptError, InputError
@@ -49,6 +49,7 @@ class Question:
     conversation: str | None = None
     schema: Any = None
     replay: str | Replay | None = None
+    on_limit: str | None = None
     timeout: float | None = None
     base_url: str | None = None
     key_variable: str | None = None
@@ -103,7 +104,7 @@ class Generator:
             answer = await chat(self.client(endpoint), endpoint, body, self._timeout(question))
         return await self._reply(question, endpoint, answer, conversation, time.perf_counter() - started)
 
-    async def stream(self, question: Question) -> AsyncIterator[str | Reply]:
+    async def stream(self, question: Question) -> AsyncGenerator[str | Reply, None]:
         """The same as text deltas while they come, then the ``Reply``."""
         endpoint, conversation, body = await self._prepare(question)
         started = time.perf_counter()
@@ -132,6 +133,8 @@ class Generator:
             raise InputError(f"{reserved[0]}= is no parameter of a question", cure=_RESERVED_CURE)
         if question.replay is not None:
             parse_replay(question.replay)
+        if question.on_limit not in (None, "wait", "raise"):
+            raise InputError(f"on_limit={question.on_limit!r} is not known", cure='Use "wait" or "raise".')
         form = None if question.schema is None else response_format(question.schema)
         endpoint = await self.endpoint(question.model, question.base_url, question.key_variable)
         conversation = await self._conversation(question)
@@ -143,7 +146,9 @@ class Generator:
         """Tell the corridor about this call, and this call only."""
         caller = CALLER.get()
         replay = caller.replay if question.replay is None else parse_replay(question.replay)
-        token = CALLER.set(dataclasses.replace(caller, replay=replay, conversation_id=conversation))
+        known = conversation or caller.conversation_id
+        limit = question.on_limit or caller.limit
+        token = CALLER.set(dataclasses.replace(caller, replay=replay, limit=limit, conversation_id=known))
         try:
             yield
         finally:

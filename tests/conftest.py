@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,30 @@ def private_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
             monkeypatch.delenv(name)
     monkeypatch.setenv("IPYCONVEXAI_DB", str(tmp_path / "ledger.duckdb"))
     monkeypatch.setenv("IPYCONVEXAI_KEEPER_LINGER", "0.5")  # seconds; a test leaves nothing running for long
+
+
+@pytest.fixture(autouse=True)
+def own_definitions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions, crons and tables are known by name in the whole process. Here a test's module knows the package's and
+    its own, and what a test defines goes with it."""
+
+    def is_known(thing: object) -> bool:
+        home = str(getattr(thing, "__module__", ""))
+        return home == request.module.__name__ or not home.rpartition(".")[2].startswith("test_")
+
+    if "ipyconvexai.functions.registry" in sys.modules:
+        from ipyconvexai.functions.crons import crons
+        from ipyconvexai.functions.registry import define_built_in, registry
+
+        define_built_in()  # else the first test that needs them would take them along
+        kept = {name: function for name, function in registry._functions.items() if is_known(function.handler)}
+        monkeypatch.setattr(registry, "_functions", kept)
+        monkeypatch.setattr(crons, "_declared", {k: v for k, v in crons.declared().items() if v.function.name in kept})
+    if "ipyconvexai.tables.registry" in sys.modules:
+        import ipyconvexai.tables.builtin  # noqa: F401 - for the same reason
+        from ipyconvexai.tables import registry as tables
+
+        monkeypatch.setattr(tables, "_tables", {k: v for k, v in tables._tables.items() if is_known(v)})
 
 
 @pytest.fixture

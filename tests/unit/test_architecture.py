@@ -17,7 +17,10 @@ PACKAGE = Path(ipyconvexai.__file__).parent
 # A room's floor; a room is a folder or a module of the package's top level. Rooms of floor 0 are one room, the ground.
 FLOORS = {
     "errors": 0,
+    "deadlines": 0,
+    "guard": 0,
     "ids": 0,
+    "limits": 0,
     "loops": 0,
     "place": 0,
     "settings": 0,
@@ -26,13 +29,19 @@ FLOORS = {
     "store": 1,
     "render": 1,
     "providers": 2,
+    "tables": 2,
     "relation": 2,
     "reply": 2,
+    "functions": 3,
     "generation": 3,
+    "limiting": 3,
     "records": 3,
     "application": 4,
     "api": 5,
+    "actions": 5,
     "batch": 5,
+    "watching": 5,
+    "worker": 5,
     "notebook": 6,
     "demo": 6,
     "cli": 7,
@@ -51,11 +60,13 @@ DOORS = {
     "nh3": {"render"},
     "markdown_it": {"render"},
     "pygments": {"render"},
-    "IPython": {"notebook", "batch"},  # batch: to replace tqdm's widget by text when it is done
+    "IPython": {"notebook", "batch", "worker"},  # batch: to replace tqdm's widget; worker: to remove magics
     "ipywidgets": {"notebook"},
     "anywidget": {"notebook"},
     "click": {"cli"},
     "tqdm": {"batch"},
+    "cronsim": {"functions"},
+    "nest_asyncio2": {"api"},
     "narwhals": {"batch", "records"},
 }
 
@@ -97,11 +108,24 @@ def test_imports_point_down():
         for target in imported(tree):
             if target.partition(".")[0] != "ipyconvexai" or target == "ipyconvexai.__version__":
                 continue
+            if room == "actions" and target == "ipyconvexai":  # the public names, which are found when they are used
+                continue
             other = room_of(target)
             ground = FLOORS[room] == FLOORS[other] == 0
             if other != room and not ground and FLOORS[other] >= FLOORS[room]:
                 wrong.append(f"{name} imports {target}")
     assert not wrong
+
+
+def test_the_built_in_functions_use_the_public_layer_only():
+    outside = {
+        target
+        for _, room, tree in modules()
+        if room == "actions"
+        for target in imported(tree)
+        if not target.startswith(("ipyconvexai.actions", "__future__", "typing", "typing_extensions"))
+    }
+    assert outside == {"ipyconvexai"}
 
 
 def test_foreign_packages_have_one_door():

@@ -1,0 +1,35 @@
+"""Functions that come with the package, in the manner of a Convex app: texts, chats, documents, limits.
+
+They are written with what everybody has, ``import ipyconvexai as ai`` and ``ctx``, so they are examples, too; panel and
+magics call them. By name they are ``ai.send_message`` and so on, and ``ai.run("send_message", ...)`` finds them where
+no function of one's own has that name. Keys come from the environment: no function takes one. Floor 5.
+"""
+
+from __future__ import annotations
+
+from ipyconvexai.actions import documents
+from ipyconvexai.actions.conversations import cancel_response, send_message, start_conversation
+from ipyconvexai.actions.documents import process_with_ai
+from ipyconvexai.actions.limits import check_rate_limit, generate_with_rate_limit, record_request
+from ipyconvexai.actions.messages import load_messages
+from ipyconvexai.actions.replies import generate_response, save_response
+from ipyconvexai.actions.texts import SafeFailure, SafeText, generate_text, generate_with_chef, safe_generate
+
+__all__ = [
+    "SafeFailure",
+    "SafeText",
+    "cancel_response",
+    "check_rate_limit",
+    "documents",
+    "generate_response",
+    "generate_text",
+    "generate_with_chef",
+    "generate_with_rate_limit",
+    "load_messages",
+    "process_with_ai",
+    "record_request",
+    "safe_generate",
+    "save_response",
+    "send_message",
+    "start_conversation",
+]

@@ -1,0 +1,58 @@
+"""Chats: begin one, send a message, stop an answer. Written with the public layer only.
+
+Promises: message, reply row and the work for it are one transaction; who sends twice is answered twice, one after the
+other, the second time with the first answer in sight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipyconvexai as ai
+from ipyconvexai.actions.messages import owned
+from ipyconvexai.actions.replies import generate_response
+
+__all__ = ["cancel_response", "send_message", "start_conversation"]
+
+
+@ai.mutation(name="ai.start_conversation")
+def start_conversation(ctx: Any, title: str = "", system: str | None = None) -> ai.Id[ai.Conversation]:
+    """Begin a conversation of who asks; gives its id. `system`: instructions that stand before its messages."""
+    conversation = ai.Conversation(title=title or None, user_id=ctx.require_user(), system=system)
+    return str(ctx.db.insert(conversation))
+
+
+@ai.mutation(name="ai.send_message")
+def send_message(ctx: Any, conversation_id: ai.Id[ai.Conversation], content: str) -> ai.Id[ai.Message]:
+    """Say something in a conversation; gives the id of the reply, which is written as soon as its turn comes.
+
+    Raises:
+        Unauthenticated: nobody is known.
+        NotFoundError: who asks has no such conversation.
+        EmptyPromptError: there is nothing to send.
+    """
+    owned(ctx, conversation_id)
+    if not content.strip():
+        raise ai.errors.EmptyPromptError("the message is empty", cure="Write what you want to say. Nothing was sent.")
+    ctx.db.insert(ai.Message(conversation_id=conversation_id, role="user", content=content))
+    reply = ctx.db.insert(ai.Message(conversation_id=conversation_id, role="assistant", status="pending"))
+    ctx.scheduler.run_after(0, generate_response, conversation_id=conversation_id)
+    return str(reply)
+
+
+@ai.mutation(name="ai.cancel_response")
+def cancel_response(ctx: Any, message_id: ai.Id[ai.Message]) -> bool:
+    """Stop a reply, wherever it is being written: it keeps what has come. False where it was over by then.
+
+    Raises:
+        Unauthenticated, NotFoundError: as ``send_message`` does.
+    """
+    ctx.require_user()
+    reply = ctx.db.get(ai.Message, message_id)
+    if reply is None:
+        raise ai.errors.NotFoundError(f"there is no message {message_id}", cure="send_message gives a reply's id.")
+    owned(ctx, reply.conversation_id)
+    if reply.status not in ("pending", "streaming"):
+        return False
+    ctx.db.patch(message_id, status="canceled", error_code="canceled", error_message=f"stopped by {ctx.user_id}")
+    return True

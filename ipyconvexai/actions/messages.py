@@ -1,0 +1,102 @@
+"""The messages of a conversation, for its readers and for the model. Written with the public layer only.
+
+Promises: a conversation is shown to its owner only; the newest messages are given, as many as fit, oldest first; of a
+message that is being written each character that was saved is there, once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipyconvexai as ai
+
+__all__ = ["CONTEXT_TOKENS", "load_messages", "load_prompt", "owned"]
+
+CONTEXT_TOKENS = 6000  # tokens of a conversation that go along with a question
+BYTES_PER_TOKEN = 4  # about; of a text in UTF-8
+FORMALITIES = 4  # tokens around each message
+
+_PIECES = """
+SELECT message_id::VARCHAR AS id, string_agg(text, '' ORDER BY start) AS text FROM message_deltas
+WHERE message_id IN (SELECT unnest(?::UUID[])) GROUP BY message_id
+"""
+
+
+def owned(ctx: Any, conversation_id: str) -> ai.Conversation:
+    """The conversation, if it is one of who asks; one that belongs to nobody is everybody's.
+
+    Raises:
+        Unauthenticated: nobody is known.
+        NotFoundError: there is none, or it is another's: which of the two is nobody's business.
+    """
+    user = ctx.require_user()
+    found: ai.Conversation | None = ctx.db.get(ai.Conversation, conversation_id)
+    if found is None or found.user_id not in (None, user):
+        raise ai.errors.NotFoundError(
+            f"{user} has no conversation {conversation_id}", cure='ai.run("start_conversation") begins one.'
+        )
+    return found
+
+
+@ai.query(name="ai.load_messages")
+def load_messages(
+    ctx: Any,
+    conversation_id: ai.Id[ai.Conversation],
+    limit: int = 50,
+    max_tokens: int = CONTEXT_TOKENS,
+    before: ai.Id[ai.Message] | None = None,
+) -> list[ai.Message]:
+    """The newest messages of a conversation that fit, oldest first.
+
+    `limit` and `max_tokens` (estimated) say how many fit; the newest is always there. `before`: only what came before
+    this message. A message whose answer is still coming has the text that has come.
+    """
+    owned(ctx, conversation_id)
+    wanted = ctx.db.query(ai.Message).with_index("by_conversation", conversation_id=conversation_id)
+    if before is not None:
+        end = _place(_message(ctx, before))
+        wanted = wanted.lte("_creation_time", end[0]).filter(lambda message: _place(message) < end)
+    newest = _with_pieces(ctx, wanted.order("desc").take(limit))
+    return newest[: _how_many_fit(newest, max_tokens)][::-1]
+
+
+@ai.query(name="ai.load_prompt", internal=True)
+def load_prompt(ctx: Any, message_id: ai.Id[ai.Message], max_tokens: int = CONTEXT_TOKENS) -> list[dict[str, str]]:
+    """What the model is asked for the reply `message_id`: the conversation as it was when it was wanted."""
+    conversation_id = _message(ctx, message_id).conversation_id
+    messages = ctx.run_query(load_messages, conversation_id=conversation_id, max_tokens=max_tokens, before=message_id)
+    said = [message for message in messages if message.content and message.status in ("done", "canceled")]
+    while said and said[0].role == "assistant":  # whose question did not fit
+        del said[0]
+    system = ctx.db.get(ai.Conversation, conversation_id).system
+    prompt = [{"role": message.role, "content": message.content} for message in said]
+    return [{"role": "system", "content": system}, *prompt] if system else prompt
+
+
+def _message(ctx: Any, message_id: str) -> ai.Message:
+    found: ai.Message | None = ctx.db.get(ai.Message, message_id)
+    if found is None:
+        raise ai.errors.NotFoundError(f"there is no message {message_id}", cure="load_messages gives those there are.")
+    return found
+
+
+def _place(message: ai.Message) -> tuple[Any, Any]:
+    return message._creation_time, message._id
+
+
+def _with_pieces(ctx: Any, messages: list[ai.Message]) -> list[ai.Message]:
+    coming = [message._id for message in messages if message.content is None]
+    pieces = {row["id"]: row["text"] for row in ctx.db.sql(_PIECES, [coming])} if coming else {}
+    for message in messages:
+        if message.content is None:
+            message.content = pieces.get(message._id)
+    return messages
+
+
+def _how_many_fit(newest: list[ai.Message], max_tokens: int) -> int:
+    left = max_tokens
+    for number, message in enumerate(newest):
+        left -= FORMALITIES + len((message.content or "").encode()) // BYTES_PER_TOKEN
+        if left < 0:
+            return max(1, number)
+    return len(newest)

@@ -1,0 +1,1 @@
+"""Queries, mutations and actions: defined, checked, run and scheduled."""

@@ -1,0 +1,249 @@
+"""``ctx``: what a query, a mutation or an action is given, and nothing that it may not use. Calls ``tables``.
+
+Promises: time stands still within a query or a mutation; a mutation inside a mutation is part of the same transaction;
+an action has no ``ctx.db``; who asks is who connected, or who scheduled.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ipyconvexai.errors import NotAllowedError, Unauthenticated
+from ipyconvexai.functions.registry import ACTION_LIMIT, Kind, of
+from ipyconvexai.functions.running import Running
+from ipyconvexai.functions.scheduling import ActionScheduler, MutationScheduler, SyncActionScheduler
+from ipyconvexai.store.link import Execute, Reads
+from ipyconvexai.tables.database import Reader, Writer
+
+if TYPE_CHECKING:
+    from ipyconvexai.functions.streaming import MessageStream, Owner, SyncMessageStream
+
+__all__ = ["ActionContext", "MutationContext", "QueryContext", "SyncActionContext"]
+
+
+class _Context:
+    """
+    Attributes:
+        user_id: who asks; None where that is not known.
+        job_id: the job that it runs as, if it does.
+        session_id: this process, as the ledger knows it. Messages in the making under its name are given up with it.
+    """
+
+    def __init__(self, runner: Running, user_id: str | None, job_id: str | None) -> None:
+        self._runner = runner
+        self.transaction = runner.store.transaction  # for what works with or without a function: rate limits
+        self.user_id = user_id
+        self.job_id = job_id
+
+    @property
+    def session_id(self) -> str:
+        return self._runner.store.session_id
+
+    def require_user(self) -> str:
+        """Who asks.
+
+        Raises:
+            Unauthenticated: nobody is known.
+        """
+        if not self.user_id:
+            raise Unauthenticated(
+                "nobody is signed in, and this function wants to know who asks",
+                cure='Say who you are: ai.connect(user="ada"), or set JUPYTERHUB_USER.',
+            )
+        return self.user_id
+
+
+# What other contexts have, and where it belongs.
+_ELSEWHERE = {
+    "run_mutation": "a mutation or an action",
+    "scheduler": "a mutation or an action",
+    "run_action": "an action",
+    "openai": "an action",
+    "model": "an action",
+    "generate": "an action",
+    "stream": "an action",
+}
+
+
+class QueryContext(_Context):
+    """For reading.
+
+    Attributes:
+        db: tables and documents, read-only.
+        now: the instant of the query, with its zone (UTC); it stands still.
+    """
+
+    def __init__(
+        self,
+        runner: Running,
+        execute: Reads,
+        user_id: str | None,
+        job_id: str | None = None,
+        *,
+        now: datetime.datetime | None = None,
+    ) -> None:
+        super().__init__(runner, user_id, job_id)
+        self.execute = execute
+        self.clock: Callable[[], datetime.datetime] = runner.clock
+        self.now = now or runner.clock().replace(tzinfo=datetime.UTC)
+        self.db = self._database(execute)
+
+    def _database(self, execute: Any) -> Any:
+        return Reader(execute, self._runner.catalog, self.now)
+
+    def __getattr__(self, name: str) -> Any:
+        kind = "mutation" if isinstance(self, MutationContext) else "query"
+        if name in _ELSEWHERE:
+            raise NotAllowedError(f"ctx.{name} is not allowed in a {kind}", cure=f"Do it in {_ELSEWHERE[name]}.")
+        raise AttributeError(f"the ctx of a {kind} has no {name!r}", name=name, obj=self)
+
+    def run_query(self, fn: Any, /, **args: Any) -> Any:
+        """The result of another query, in the same snapshot."""
+        return self._runner.call_inside(of(fn), args, self, Kind.QUERY)
+
+
+class MutationContext(QueryContext):
+    """For writing.
+
+    Attributes:
+        db: tables and documents.
+        scheduler: ``run_after``, ``run_at`` and ``cancel``; what it schedules exists only if the mutation commits.
+    """
+
+    execute: Execute
+
+    def __init__(
+        self,
+        runner: Running,
+        execute: Execute,
+        user_id: str | None,
+        job_id: str | None = None,
+        *,
+        now: datetime.datetime | None = None,
+    ) -> None:
+        super().__init__(runner, execute, user_id, job_id, now=now)
+        self.scheduler = MutationScheduler(execute, user_id=user_id, job_id=job_id, clock=runner.clock)
+
+    def _database(self, execute: Any) -> Any:
+        return Writer(execute, self._runner.catalog, self.now)
+
+    def run_mutation(self, fn: Any, /, **args: Any) -> Any:
+        """The result of another mutation, in the same transaction: if it fails the whole transaction does, even where
+        the error is caught (DuckDB has no savepoints)."""
+        return self._runner.call_inside(of(fn), args, self, Kind.MUTATION)
+
+
+class _Acting(_Context):
+    def __init__(self, runner: Running, user_id: str | None, job_id: str | None, timeout: float) -> None:
+        super().__init__(runner, user_id, job_id)
+        # One call with all its attempts fits into the action, or the action would end before it is told why.
+        self._patience = min(runner.settings.timeout, 0.9 * timeout / (runner.settings.retries + 1))
+        self.ended_by: Callable[[], BaseException | None] = lambda: None  # the runner says: its time limit
+
+    def _owner(self) -> Owner:
+        from ipyconvexai.functions.streaming import Owner
+
+        ask = functools.partial(self._runner.services.stream, timeout=self._patience)
+        return Owner(self._runner, ask, self.user_id, self.job_id, lambda: self.ended_by())
+
+    @property
+    def db(self) -> NoReturn:
+        raise AttributeError(
+            "an action has no ctx.db: it reads with ctx.run_query and writes with ctx.run_mutation", name="db", obj=self
+        )
+
+    @property
+    def now(self) -> datetime.datetime:
+        """Now, with its zone (UTC); in an action time goes on."""
+        return self._runner.clock().replace(tzinfo=datetime.UTC)
+
+    @property
+    def model(self) -> str:
+        """The name of the model that ``openai`` reaches, as its provider calls it."""
+        return self._runner.services.model()
+
+
+class ActionContext(_Acting):
+    """For the outside world, in an ``async def``.
+
+    Attributes:
+        openai: an ``AsyncOpenAI`` over the corridor, for the app's model.
+        scheduler: as in a mutation, awaited; what it schedules stays when the action fails later.
+    """
+
+    def __init__(
+        self, runner: Running, user_id: str | None, job_id: str | None = None, timeout: float = ACTION_LIMIT
+    ) -> None:
+        super().__init__(runner, user_id, job_id, timeout)
+        self.scheduler = ActionScheduler(
+            runner.store, user_id=user_id, job_id=job_id, clock=runner.clock, wake=runner.wake
+        )
+
+    @property
+    def openai(self) -> Any:
+        return self._runner.services.async_client(self._patience)
+
+    async def generate(self, prompt: Any, **options: Any) -> Any:
+        """``ai.generate`` with the same arguments, awaited."""
+        return await self._runner.services.generate(prompt, **{"timeout": self._patience, **options})
+
+    async def run_query(self, fn: Any, /, **args: Any) -> Any:
+        """A query's result; each is a snapshot of its own."""
+        return await self._runner.aquery(of(fn), args, user_id=self.user_id)
+
+    async def run_mutation(self, fn: Any, /, **args: Any) -> Any:
+        """A mutation's result; each is a transaction of its own."""
+        return await self._runner.amutate(of(fn), args, user_id=self.user_id, job_id=self.job_id)
+
+    async def run_action(self, fn: Any, /, **args: Any) -> Any:
+        """Another action's result; several can run at once, with ``asyncio.gather``."""
+        return await self._runner.act_with_retries(of(fn), args, user_id=self.user_id, job_id=self.job_id)
+
+    def stream(self, message_id: str, *, save: Any = None) -> MessageStream:
+        """A message that is saved while it comes: ``async with ctx.stream(id) as out: await out.generate(prompt)``.
+
+        Args:
+            message_id: of a message that is there, and not canceled.
+            save: a mutation that saves it at a good end, in the transaction that settles it; it is given `message_id`,
+                `content`, `finish_reason` and `request_id`. If it fails, so does the message, which keeps its text.
+        """
+        from ipyconvexai.functions.streaming import MessageStream
+
+        return MessageStream(self._owner(), message_id, save)
+
+
+class SyncActionContext(_Acting):
+    """The same for a plain ``def`` action, which runs in a thread: everything blocks, ``openai`` is an ``OpenAI``."""
+
+    def __init__(
+        self, runner: Running, user_id: str | None, job_id: str | None = None, timeout: float = ACTION_LIMIT
+    ) -> None:
+        super().__init__(runner, user_id, job_id, timeout)
+        self.scheduler = SyncActionScheduler(
+            runner.store, user_id=user_id, job_id=job_id, clock=runner.clock, wake=runner.wake
+        )
+
+    @property
+    def openai(self) -> Any:
+        return self._runner.services.client(self._patience)
+
+    def generate(self, prompt: Any, **options: Any) -> Any:
+        options = {"timeout": self._patience, **options}
+        return self._runner.wait(self._runner.services.generate(prompt, **options))
+
+    def run_query(self, fn: Any, /, **args: Any) -> Any:
+        return self._runner.query(of(fn), args, user_id=self.user_id)
+
+    def run_mutation(self, fn: Any, /, **args: Any) -> Any:
+        return self._runner.mutate(of(fn), args, user_id=self.user_id, job_id=self.job_id)
+
+    def run_action(self, fn: Any, /, **args: Any) -> Any:
+        return self._runner.wait(self._runner.act_with_retries(of(fn), args, user_id=self.user_id, job_id=self.job_id))
+
+    def stream(self, message_id: str, *, save: Any = None) -> SyncMessageStream:
+        from ipyconvexai.functions.streaming import SyncMessageStream
+
+        return SyncMessageStream(self._owner(), message_id, save)

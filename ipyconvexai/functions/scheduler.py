@@ -1,0 +1,465 @@
+"""Runs what is due: jobs and crons, on the background loop. Calls ``jobs``, ``crons``, ``changes`` and the runner.
+
+It wakes when this process scheduled something, when another one did, when the next job or cron is due, and when a
+function is defined; it does not poll. Each round is one look that stops no writer, and one transaction where there is
+something to claim. Promises: two processes never run the same job; a mutation runs exactly once, because its claim,
+its work and its mark are one transaction; an action at most once, unless its retry policy says otherwise; an error of
+the ledger never ends the loop; a failed job is never silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import contextvars
+import datetime
+import logging
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from ipyconvexai.errors import CanceledError, Error, JobInterruptedError, StoreError, UnknownFunctionError
+from ipyconvexai.functions import jobs
+from ipyconvexai.functions.changes import hub_of
+from ipyconvexai.functions.crons import Cron, Crons, advance, begin_due, crons, is_same, write_cron
+from ipyconvexai.functions.jobs import Due, Job, JobState, Outcome
+from ipyconvexai.functions.registry import Function, Kind, Registry, registry
+from ipyconvexai.functions.running import Running
+from ipyconvexai.loops import BackgroundLoop, call_in_child
+from ipyconvexai.render import plain_text
+from ipyconvexai.store.clock import utc_now
+from ipyconvexai.store.link import Execute, Store
+
+__all__ = ["CONCURRENCY", "Event", "Scheduler"]
+
+CONCURRENCY = 16  # actions at once
+MUTATIONS = 16  # reserved at once; they run one after another
+FEW = 4  # mutations left at which more are reserved
+LONGEST_WAIT = 60.0  # seconds between two looks at the clock: it may be set, and the machine may sleep
+LONGEST_PAUSE = 30.0  # seconds between two tries while the ledger cannot be used
+STORE_TRIES = 20  # of one mutation while the ledger cannot be used
+MOST_LOSSES = 3  # keepers that may end in the middle of one mutation: it may be what kills them
+LAST_WORDS = 5.0  # seconds for what was canceled to be written down
+SWEEP_EVERY = datetime.timedelta(hours=1)
+
+_INTERRUPTED = "the process that ran it was told to end"
+_TABLES = {"scheduled_functions", "crons"}
+
+_log = logging.getLogger("ipyconvexai.scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Told to ``Scheduler.report``: `what` is "started", or a state; "pending" is an attempt that will be repeated."""
+
+    what: str
+    job: Job
+    seconds: float = 0.0
+    outcome: Outcome | None = None
+
+
+class _Taken(Exception):
+    """Inside of a mutation's transaction: the job is canceled, done, or another's by now."""
+
+
+class Scheduler:
+    """One per app. `concurrency`: actions at once; `report`: is told what happens, on the loop."""
+
+    def __init__(
+        self,
+        runner: Running,
+        loop: BackgroundLoop,
+        *,
+        concurrency: int = CONCURRENCY,
+        clock: Callable[[], datetime.datetime] = utc_now,
+        functions: Registry = registry,
+        declared: Crons = crons,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self.concurrency = concurrency
+        self.report: Callable[[Event], None] | None = None
+        self._runner = runner
+        self._loop = loop
+        self._clock = clock
+        self._functions = functions
+        self._declared = declared
+        self._random = random
+        self._listen()
+        self._begin()
+        call_in_child(self, Scheduler._begin)
+
+    def _begin(self) -> None:
+        self._gate = threading.Lock()
+        self._aio: asyncio.AbstractEventLoop | None = None
+        self._main: Future[None] | None = None
+        self._awake = asyncio.Event()
+        self._over = asyncio.Event()
+        self._held: dict[str, Job] = {}
+        self._lane: collections.deque[Job] = collections.deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._drain_task: asyncio.Task[None] | None = None
+        self._written: dict[str, Cron] = {}
+        self._unsubscribe: Callable[[], None] | None = None
+        self._doubtful = False  # whether it may hold more than it knows
+        self._swept: datetime.datetime | None = None
+
+    def _listen(self) -> None:
+        weak = weakref.ref(self)
+
+        def defined() -> None:
+            if (scheduler := weak()) is not None:
+                scheduler.wake()
+
+        for end in (self._functions.listen(defined), self._declared.listen(defined)):
+            weakref.finalize(self, end)
+
+    # ------------------------------------------------------------------------------------------ life, from any thread
+    def start(self) -> None:
+        """Run what is due from now on; harmless when it does. Nothing is opened before a function is defined."""
+        with self._gate:
+            if self._main is not None:
+                return
+            self._aio = self._loop.loop
+            self._awake, self._over = asyncio.Event(), asyncio.Event()
+            # In a context of its own, or its jobs would seem to come from the cell, or the function, that started it.
+            self._main = contextvars.Context().run(self._loop.submit, self._keep_on())
+
+    @property
+    def is_running(self) -> bool:
+        return self._main is not None and not self._main.done()
+
+    def wake(self) -> None:
+        """Something was scheduled, canceled or defined: look. From any thread; harmless when it is not running."""
+        aio = self._aio
+        if aio is not None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                aio.call_soon_threadsafe(self._awake.set)
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Claim nothing more, wait `grace` seconds for what runs, cancel the rest, hand back what was not begun.
+
+        To be called on the background loop; harmless when it was called before. A canceled action is failed as
+        "interrupted", or pending again where its retry policy leaves it an attempt.
+        """
+        main = self._main
+        if main is None:
+            return
+        self._over.set()
+        self._awake.set()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await asyncio.wrap_future(main)
+        await self._hand_back([self._lane.popleft() for _ in range(len(self._lane))])
+        await self._end_tasks(grace)
+        self._main = self._aio = None
+
+    async def _end_tasks(self, grace: float) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        for task in self._tasks - {self._drain_task}:  # a mutation is in a thread, and over within about a second
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LAST_WORDS)
+
+    async def _hand_back(self, left: list[Job]) -> None:
+        for job in left:
+            self._held.pop(job.id, None)
+        if left:
+            try:
+                await asyncio.to_thread(self._write_back, left[0].session_id, [job.id for job in left])
+            except Error as error:  # they are others' when the reservation ends
+                _log.warning("jobs could not be handed back: %s", error)
+
+    def _write_back(self, session: str, keys: list[str]) -> None:
+        with self._runner.store.transaction() as execute:
+            jobs.hand_back(execute, session, keys, self._clock())
+
+    # ------------------------------------------------------------------------------------------ the loop
+    async def _keep_on(self) -> None:
+        failures = 0
+        while not self._over.is_set():
+            self._awake.clear()
+            try:
+                claimed, next_time = await asyncio.to_thread(self._round)
+            except Exception as error:
+                self._doubtful = True
+                failures += 1
+                say = _log.warning if failures == 1 else _log.debug
+                say("the scheduler cannot use the ledger at the moment, and tries again: %s", error)
+                await self._pause(failures)
+                continue
+            failures = 0
+            self._start_all(claimed)
+            await self._wait_until(next_time)
+
+    async def _wait_until(self, moment: datetime.datetime | None) -> None:
+        while not self._awake.is_set():
+            left = LONGEST_WAIT if moment is None else (moment - self._clock()).total_seconds()
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._awake.wait(), min(left, LONGEST_WAIT))
+
+    async def _pause(self, failures: int) -> None:
+        seconds = min(LONGEST_PAUSE, 0.1 * 2.0 ** min(failures, 16)) * (1 + self._random() / 4)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), seconds)
+
+    # ------------------------------------------------------------------------------------------ one round, in a thread
+    def _round(self) -> tuple[list[Job], datetime.datetime | None]:
+        """What was claimed, and when to look again."""
+        functions = self._runnable()
+        if not functions:
+            return [], None
+        store = self._runner.store
+        self._subscribe(store)
+        self._write_crons(store)
+        self._recover(store)
+        now = self._clock()
+        due = jobs.look(store, functions, now)
+        if due.next_cron is not None and due.next_cron <= now:
+            begin_due(store, functions, now)
+            due = jobs.look(store, functions, now)
+        claimed = self._claim(store, due, now)
+        if not claimed:
+            self._sweep(store, now)
+        return claimed, _earliest(due, now)
+
+    def _runnable(self) -> dict[str, Function]:
+        found = {}
+        for name in self._functions.names():
+            with contextlib.suppress(UnknownFunctionError):
+                function = self._functions.find(name)
+                if function.kind is not Kind.QUERY:
+                    found[name] = function
+        return found
+
+    def _subscribe(self, store: Store) -> None:
+        if self._unsubscribe is None and not self._over.is_set():
+            self._unsubscribe = hub_of(store).subscribe(self._notice)
+
+    def _notice(self, tables: set[str]) -> None:
+        if not tables or tables & _TABLES:
+            self.wake()
+
+    def _write_crons(self, store: Store) -> None:
+        user = self._runner.settings.user
+        for name, declared in self._declared.declared().items():
+            if self._written.get(name) is not declared:
+                if not is_same(store, declared, user):
+                    with store.transaction() as execute:
+                        write_cron(execute, declared, user, self._clock())
+                self._written[name] = declared
+
+    def _recover(self, store: Store) -> None:
+        """After a round that failed, a claim may have been committed that nobody heard of: give it back."""
+        if self._doubtful:
+            lost = jobs.claimed_by(store, store.session_id) - set(self._held)
+            if lost:
+                self._write_back(store.session_id, sorted(lost))
+            self._doubtful = False
+
+    def _claim(self, store: Store, due: Due, now: datetime.datetime) -> list[Job]:
+        # Its own session's expired reservations are found again: they wait in the lane.
+        actions = min(due.actions, self.concurrency - self._running_actions())
+        mutations = min(due.mutations, MUTATIONS - len(self._lane))
+        if (actions <= 0 and mutations <= 0) or self._over.is_set():
+            return []
+        with store.transaction() as execute:
+            return jobs.claim(
+                execute, due.names, now, store.session_id, actions=max(0, actions), mutations=max(0, mutations)
+            )
+
+    def _running_actions(self) -> int:
+        return sum(job.kind == Kind.ACTION for job in list(self._held.values()))
+
+    def _sweep(self, store: Store, now: datetime.datetime) -> None:
+        if self._swept is None or now - self._swept > SWEEP_EVERY:
+            jobs.sweep(store, now)
+            self._swept = now
+
+    # ------------------------------------------------------------------------------------------ running
+    def _start_all(self, claimed: list[Job]) -> None:
+        for job in claimed:
+            if job.id in self._held:
+                continue
+            self._held[job.id] = job
+            if job.kind == Kind.ACTION:
+                self._start(self._run_action(job))
+            else:
+                self._lane.append(job)
+        if self._lane and (self._drain_task is None or self._drain_task.done()):
+            self._drain_task = self._start(self._drain())
+
+    def _start(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _drain(self) -> None:
+        """Mutations, one after another in the order of their times."""
+        while self._lane and not self._over.is_set():
+            job = self._lane.popleft()
+            try:
+                await self._run_mutation(job)
+            finally:
+                self._held.pop(job.id, None)
+            if len(self._lane) in (0, FEW):
+                self._awake.set()
+
+    async def _run_mutation(self, job: Job) -> None:
+        begun = time.monotonic()
+        self._tell(Event("started", job))
+        try:
+            outcome = await self._mutate(job)
+        except _Taken:
+            return
+        except Exception as error:
+            outcome = Outcome.failed(error)
+            await self._settle(job, outcome, begun)
+        else:
+            self._tell(Event(JobState.SUCCESS, job, time.monotonic() - begun, outcome))
+
+    async def _mutate(self, job: Job) -> Outcome:
+        """Run it, also over keepers that end and a ledger that is locked for a while."""
+        losses = 0
+        for tries in range(1, STORE_TRIES + 1):
+            try:
+                return await self._mutate_once(job)
+            except StoreError as error:
+                # A lost commit may have been kept: then the row is no longer pending, and nothing is repeated.
+                lost = error.code == "transaction"
+                losses += lost
+                hopeless = not (lost or error.retryable) or losses == MOST_LOSSES or tries == STORE_TRIES
+                if hopeless or self._over.is_set():
+                    raise
+                await self._pause(tries)
+        raise AssertionError("unreachable")
+
+    async def _mutate_once(self, job: Job) -> Outcome:
+        function, args = self._prepared(job)
+        outcome = Outcome(JobState.SUCCESS)
+
+        def first(execute: Execute) -> None:
+            if not jobs.is_reserved(execute, job):
+                raise _Taken
+
+        def last(execute: Execute, result: Any) -> None:
+            nonlocal outcome
+            now = self._clock()
+            outcome = Outcome(JobState.SUCCESS, result=function.result.to_json(result))
+            jobs.settle_later(execute, job, outcome, now)
+            if job.cron is not None:
+                advance(execute, job.cron, job.id, now)
+
+        await self._runner.amutate(function, args, user_id=job.user_id, job_id=job.id, first=first, last=last)
+        return outcome
+
+    async def _run_action(self, job: Job) -> None:
+        begun = time.monotonic()
+        self._tell(Event("started", job))
+        try:
+            outcome = await self._act(job)
+            await self._settle(job, outcome, begun)
+        except asyncio.CancelledError:
+            await self._settle(job, self._interrupted(job), begun)
+        finally:
+            self._held.pop(job.id, None)
+            self._awake.set()
+
+    async def _act(self, job: Job) -> Outcome:
+        function: Function | None = None
+        try:
+            function, args = self._prepared(job)
+            result = await self._runner.act(function, args, user_id=job.user_id, job_id=job.id)
+            return Outcome(JobState.SUCCESS, result=function.result.to_json(result))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # whatever a user's function raises, SystemExit too: it must not end the loop
+            if self._over.is_set() and isinstance(error, CanceledError | JobInterruptedError):
+                return self._interrupted(job)
+            pause = None
+            if function is not None and job.attempts < job.max_attempts:
+                pause = function.retry.pause(job.attempts, error, self._random)
+            due_at = None if pause is None else self._clock() + datetime.timedelta(seconds=pause)
+            return Outcome.failed(error, due_at)
+
+    def _prepared(self, job: Job) -> tuple[Function, Any]:
+        function = self._functions.find(job.name)
+        if function.kind != job.kind:
+            raise UnknownFunctionError(
+                f"{job.name} was scheduled as {_an(job.kind)}, and is {_an(function.kind)} by now",
+                cure="Schedule it again, or give the new function another name.",
+            )
+        return function, function.arguments.from_json(job.args)
+
+    def _interrupted(self, job: Job) -> Outcome:
+        error = JobInterruptedError(_INTERRUPTED)
+        return Outcome.failed(error, self._clock() if job.attempts < job.max_attempts else None)
+
+    # ------------------------------------------------------------------------------------------ how it ended
+    async def _settle(self, job: Job, outcome: Outcome, begun: float) -> None:
+        """Write it down, however long that takes: without it an action would look as if it still ran."""
+        failures = 0
+        while True:
+            try:
+                state = await asyncio.to_thread(self._write, job, outcome)
+                break
+            except Exception as error:
+                failures += 1
+                if isinstance(error, StoreError) and (error.retryable or error.code == "transaction"):
+                    if self._over.is_set() and failures > 2:
+                        return _log.error("%s: how it ended could not be written: %s", _name(job), error)
+                    await self._pause(failures)
+                elif outcome.result is None and outcome.error_code == "unwritable":
+                    return _log.error("%s: how it ended could not be written: %s", _name(job), error)
+                else:  # its result or its message is what cannot be written
+                    outcome = Outcome(JobState.FAILED, error_code="unwritable", error_message=type(error).__name__)
+        if state is None:  # settled by another, which took this process for dead
+            return None
+        if state is JobState.FAILED:
+            _log.warning("%s failed: %s: %s", _name(job), outcome.error_code, plain_text(outcome.error_message or ""))
+        elif state is JobState.PENDING:
+            _log.info("%s failed and is tried again: %s", _name(job), plain_text(outcome.error_message or ""))
+        self._tell(Event(state, job, time.monotonic() - begun, outcome))
+        return None
+
+    def _write(self, job: Job, outcome: Outcome) -> JobState | None:
+        now = self._clock()
+        with self._runner.store.transaction() as execute:
+            state = jobs.settle(execute, job, outcome, now)
+            if job.cron is not None and state not in (None, JobState.PENDING):
+                advance(execute, job.cron, job.id, now)
+        return state
+
+    def _tell(self, event: Event) -> None:
+        if self.report is not None:
+            try:
+                self.report(event)
+            except Exception:
+                _log.exception("what is told of jobs failed")
+
+
+def _earliest(due: Due, now: datetime.datetime) -> datetime.datetime | None:
+    """The next look. A cron that is due and could not be begun must not make the loop spin."""
+    cron = due.next_cron
+    if cron is not None and cron <= now:
+        cron = now + datetime.timedelta(seconds=1)
+    return min((moment for moment in (due.next_job, cron) if moment is not None), default=None)
+
+
+def _an(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def _name(job: Job) -> str:
+    return f"job {job.id} ({job.name})"

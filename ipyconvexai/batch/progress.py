@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ipyconvexai.batch.runner import Done
+    from ipyconvexai.values import Wait
 
 __all__ = ["Progress"]
 
@@ -27,6 +28,7 @@ class Progress:
         self._tokens = 0
         self._cost = 0.0
         self._begun: float | None = None
+        self._wait: Wait | None = None
 
     def begin(self, *, total: int, known: int) -> None:
         """`total` documents, of which `known` are answered already."""
@@ -37,6 +39,10 @@ class Progress:
         self._errors += done.error is not None
         self._tokens += done.tokens
         self._cost += done.cost
+
+    def wait(self, wait: Wait | None) -> None:
+        """A limit makes a call wait; None: it goes on."""
+        self._wait = wait
 
     def draw(self) -> None:
         """To be called in the thread whose cell waits."""
@@ -57,6 +63,8 @@ class Progress:
             parts.append(f"${self._cost:.4f}")
         if self._errors:
             parts.append(f"{self._errors:,} errors")
+        if (wait := self._wait) is not None and (left := wait.until - time.monotonic()) > 0:
+            parts.append(f"waiting {left:.0f} s: {wait.why}")
         return parts
 
     def stopped(self) -> None:
@@ -68,6 +76,7 @@ class Progress:
     def close(self) -> None:
         if self._bar is None:
             return
+        self._wait = None
         self.draw()
         self._bar.close()
         if self._output is not None:

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from ipyconvexai.errors import CallError, Error, InputError
+from ipyconvexai.errors import BudgetError, CallError, Error, InputError
 from ipyconvexai.providers.clients import AsyncOpenAI
 from ipyconvexai.providers.corridor import CALLER
 from ipyconvexai.providers.endpoints import Endpoint
@@ -56,6 +56,7 @@ class Runner:
         self._endpoint = endpoint
         self._workers = WORKERS_PER_SEND * concurrency
         self._caller = dataclasses.replace(caller, gate=asyncio.Semaphore(concurrency))
+        self._spent: BudgetError | None = None
 
     async def run(
         self, jobs: Iterable[Job], body: Callable[[Job], dict[str, Any]], report: Callable[[Job, Done], None]
@@ -70,7 +71,8 @@ class Runner:
 
         async def work() -> None:
             for job in waiting:
-                report(job, await self._send(body(job)))
+                spent = self._spent  # then the rest is not even tried: each try would be a row
+                report(job, await self._send(body(job)) if spent is None else Done(error=spent))
 
         await _all(work() for _ in range(self._workers))
 
@@ -78,6 +80,8 @@ class Runner:
         try:
             answer = await chat(self._client, self._endpoint, body, self._timeout)
         except (CallError, InputError) as error:  # of this row; whatever else happens is everybody's
+            if isinstance(error, BudgetError) and error.code == "budget":
+                self._spent = error
             return Done(error=error, request_id=error.request_id)
         text, request_id = answer.reading.text, answer.request_id
         if text is None:

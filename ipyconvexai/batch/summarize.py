@@ -193,7 +193,8 @@ class Batch:
                 sends = self.concurrency or (LOCAL_CONCURRENCY if endpoint.provider == "local" else CONCURRENCY)
                 client = self.app.generator.client(endpoint)
                 sends = min(sends, len(todo))
-                await Runner(client, endpoint, sends, self._caller(), self.timeout).run(todo, body, report)
+                caller = dataclasses.replace(self._caller(), on_wait=bar.wait)
+                await Runner(client, endpoint, sends, caller, self.timeout).run(todo, body, report)
         finally:
             await asyncio.wait([keeping])
         await keeping

@@ -7,7 +7,7 @@ on the screen and says what it is.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,9 @@ from ipyconvexai.notebook import formats
 from ipyconvexai.notebook.interpolation import interpolate
 from ipyconvexai.notebook.options import Options
 from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, in_kernel
+from ipyconvexai.values import Wait
 
-__all__ = ["ask"]
+__all__ = ["ask", "from_a_magic"]
 
 
 def ask(shell: Any, options: Options, cell: str) -> None:
@@ -42,10 +43,18 @@ def ask(shell: Any, options: Options, cell: str) -> None:
     )
     screen = _screen(shell, options)
     streams = options.stream and options.format in ("markdown", "text")
-    with _from_a_magic():
+    waits: list[Wait | None] = [None]  # the last that was told
+
+    def tick() -> None:
+        if (wait := waits[-1]) is not None:
+            screen.wait(wait.message)
+        elif streams:
+            screen.draw(stream.text)
+
+    with from_a_magic(on_wait=waits.append):
         stream = TextStream(app(), question)
         try:
-            reply = stream.read(tick=(lambda: screen.draw(stream.text)) if streams else None)
+            reply = stream.read(tick=tick)
         except KeyboardInterrupt as interrupt:
             _leave(screen, stream.text, "interrupted: not the whole answer")
             interrupt._render_traceback_ = _interrupted  # type: ignore[attr-defined] # IPython's protocol
@@ -65,10 +74,11 @@ def _screen(shell: Any, options: Options) -> Screen:
 
 
 @contextlib.contextmanager
-def _from_a_magic() -> Iterator[None]:
+def from_a_magic(on_wait: Callable[[Wait | None], None] | None = None) -> Iterator[None]:
+    """Calls that are made in here are recorded as a magic's; `on_wait` is told when a limit makes one wait."""
     from ipyconvexai.providers.corridor import CALLER
 
-    token = CALLER.set(replace(CALLER.get(), source="magic"))
+    token = CALLER.set(replace(CALLER.get(), source="magic", on_wait=on_wait))
     try:
         yield
     finally:

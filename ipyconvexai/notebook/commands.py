@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from ipyconvexai.notebook import running
 from ipyconvexai.notebook.screens import display
 
 __all__ = ["run"]
@@ -34,10 +35,10 @@ def run(line: str) -> bool:
         if match := pattern.fullmatch(line):
             command(*match.groups())
             return True
-    if _MISTYPED.fullmatch(line):  # sent as a question it would be paid for
+    if _MISTYPED.fullmatch(line) or running.is_mistyped(line):  # sent as a question it would be paid for
         from IPython.core.error import UsageError
 
-        raise UsageError(f"%ai {line}: no such option; `%ai help` lists them, and `%ai -- {line}` asks it")
+        raise UsageError(f"%ai {line}: not understood; `%ai help` tells how, and `%ai -- {line}` asks it as a question")
     return False
 
 
@@ -88,6 +89,37 @@ def _model() -> None:
     print(render.plain_text(f"{choice.model}: {choice.reasons[-1].what}."))
 
 
+def _functions() -> None:
+    from ipyconvexai.api import functions
+
+    display(functions())
+
+
+def _jobs(state: str | None) -> None:
+    from ipyconvexai.api import jobs
+
+    display(jobs(state))
+
+
+def _crons() -> None:
+    from ipyconvexai.api import crons
+
+    display(crons())
+
+
+def _limits() -> None:
+    from ipyconvexai.api import limits
+
+    display(limits())
+
+
+def _cancel(job_id: str) -> None:
+    from ipyconvexai import render
+    from ipyconvexai.api import cancel
+
+    print(render.plain_text(f"job {job_id}: {cancel(job_id)}"))
+
+
 def _version() -> None:
     from ipyconvexai import __version__
 
@@ -100,7 +132,7 @@ def _help() -> None:
     print(HELP)
 
 
-_MISTYPED = re.compile(r"(?:usage|list|version|doctor|model|help)\s+-.*")
+_MISTYPED = re.compile(r"(?:usage|list|version|doctor|model|help|functions|jobs|crons|limits)\s+-.*")
 
 _COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     (re.compile(r"(?:help|-h|--help)?"), _help),
@@ -110,4 +142,10 @@ _COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     (re.compile(r"list(?:\s+(\S+))?"), _list),
     (re.compile(r"usage(?:\s+--by[\s=]+(\S+))?"), _usage),
     (re.compile(r"log(?:\s+(.+))?"), _log),
+    (running.RUN, running.run),
+    (re.compile(r"functions"), _functions),
+    (re.compile(r"jobs(?:\s+(\w+))?"), _jobs),
+    (re.compile(r"crons"), _crons),
+    (re.compile(r"limits"), _limits),
+    (re.compile(r"cancel\s+([0-9a-fA-F]{8}[0-9a-fA-F-]{24,28})"), _cancel),
 )

@@ -29,4 +29,11 @@ the first provider whose key is set, a running Ollama, or the small local model 
     %ai doctor                      that, and all that was looked at
     %ai version, %ai help
 
+    %ai run NAME [key=value ...]    a function of yours, or a built-in one; -o VARIABLE keeps its result
+    %ai functions                   the functions that are defined, and their arguments
+    %ai jobs [STATE]                scheduled functions: pending, in_progress, success, failed or canceled
+    %ai cancel JOB_ID               a scheduled function
+    %ai crons                       what runs by the clock
+    %ai limits                      limits and budgets, and what is used of them
+
 A line that reads exactly like one of these is a command. Every other line is a question; so is what follows `--`."""

@@ -27,6 +27,9 @@ class Screen(Protocol):
     def draw(self, text: str) -> None:
         """Show what has come so far; called often."""
 
+    def wait(self, note: str) -> None:
+        """Nothing comes, because a limit does not allow the call yet; called often."""
+
     def finish(self, text: str, note: str) -> None:
         """Show all of it, with a line of ours below."""
 
@@ -44,6 +47,7 @@ class CellScreen:
         self._clock = clock
         self._handle: Any = None
         self._drawn = ""
+        self._noted = ""
         self._not_before = 0.0
 
     def draw(self, text: str) -> None:
@@ -53,6 +57,11 @@ class CellScreen:
         self._show(text, "")
         now = self._clock()
         self._not_before = now + max(SPACING, (now - began) / SHARE)
+
+    def wait(self, note: str) -> None:
+        if note != self._noted:
+            self._noted = note
+            self._show(self._drawn, note)
 
     def finish(self, text: str, note: str) -> None:
         self._show(text, note)
@@ -72,9 +81,18 @@ class TerminalScreen:
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
         self._printed = 0  # characters of the plain text
+        self._noted = ""
 
     def draw(self, text: str) -> None:
         self._print(_settled(text))
+
+    def wait(self, note: str) -> None:
+        from ipyconvexai import render
+
+        if note != self._noted:
+            self._noted = note
+            self._out.write(f"[{render.plain_text(note)}]\n")
+            self._out.flush()
 
     def finish(self, text: str, note: str) -> None:
         from ipyconvexai import render

@@ -1,0 +1,48 @@
+"""The words of ``%ai run NAME key=value ...``: a line in, words out. Pure.
+
+Promises: any line gives words; an apostrophe without its pair is a letter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+__all__ = ["words_of"]
+
+_KEY = re.compile(r"[^\s='\"]+=")
+
+
+def words_of(text: str) -> list[str]:
+    """Words between blanks; a value in quotation marks loses them, and a JSON list or object keeps its blanks."""
+    words: list[str] = []
+    while text := text.lstrip():
+        key = match[0] if (match := _KEY.match(text)) else ""
+        value, text = _value(text[len(key) :])
+        words.append(key + value)
+    return words
+
+
+def _value(text: str) -> tuple[str, str]:
+    """The value that `text` begins with, and the rest."""
+    if text[:1] in ("'", '"') and (end := _closing(text)):
+        return text[1:end].replace(f"\\{text[0]}", text[0]), text[end + 1 :]
+    if text[:1] in ("[", "{"):
+        try:
+            _, end = json.JSONDecoder().raw_decode(text)
+        except ValueError:
+            pass  # no JSON: up to the next blank, and whoever reads it says what is wrong
+        else:
+            return text[:end], text[end:]
+    word = text.split(maxsplit=1)[0] if text and not text[0].isspace() else ""
+    return word, text[len(word) :]
+
+
+def _closing(text: str) -> int:
+    """Where the quotation that `text` begins with ends: at a mark before a blank or the end; 0 where it does not."""
+    end = text.find(text[0], 1)
+    while end > 0:
+        if text[end - 1] != "\\" and (end + 1 == len(text) or text[end + 1].isspace()):
+            return end
+        end = text.find(text[0], end + 1)
+    return 0

@@ -112,6 +112,7 @@ _HOMES: dict[str, str | tuple[str, str]] = {
 
 __all__ = [
     *_HOMES,
+    "actions",
     "errors",
     "ledger",
     "load_ipython_extension",
@@ -123,7 +124,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "ledger":  # of the current app, so never kept here
         return __getattr__("app")().ledger
-    if name in ("errors", "testing"):
+    if name in ("actions", "errors", "testing"):
         return importlib.import_module(f"ipyconvexai.{name}")
     home = _HOMES.get(name)
     if home is None:

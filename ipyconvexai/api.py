@@ -190,11 +190,6 @@ def _ledger_state(current: App) -> str:
 
 # ---------------------------------------------------------------------------------------------- functions and jobs
 JOBS_SHOWN = "id name state scheduled_time user attempts took_ms result error_message".split()
-CRONS_SQL = """
-    SELECT name, function, schedule, next_time, last_time, runs, skipped, user_id AS user, args,
-           job_id::VARCHAR AS job_id
-    FROM crons ORDER BY name
-"""
 CRONS_SHOWN = "name function schedule next_time last_time runs skipped".split()
 
 
@@ -219,30 +214,43 @@ def jobs(state: str | None = None, *, name: str | None = None, limit: int | None
     return Relation(found, caption="jobs" if state is None else f"jobs: {state}", shown=JOBS_SHOWN)
 
 
-def cancel(job_id: str) -> str:
-    """Cancel a scheduled function; gives its state from now on.
+def cancel(job: str) -> str:
+    """Cancel a scheduled function, by its id, or stop a cron, by its name; gives its state from now on.
 
-    "canceled": it never runs, or, where it is running, what it schedules from now on never runs. Any other state:
-    it was finished, and nothing changed.
+    "canceled": it never runs, or, where it is running, what it schedules from now on never runs. "stopped": the cron
+    begins no more runs, in no process; one that was begun goes on, and to declare it again, as running its cell again
+    does, starts it again. Any other state: the job was finished, and nothing changed.
 
     Raises:
-        InputError: this is no id.
-        NotFoundError: no job has it.
+        NotFoundError: no job has this id, and no cron this name.
     """
+    from ipyconvexai.functions import crons as clocks
     from ipyconvexai.functions import jobs as rows
     from ipyconvexai.store.clock import utc_now
 
-    key = rows.job_id(job_id)
-    with app().store.transaction() as execute:
-        rows.cancel(execute.later, key, utc_now())
-        found = execute("SELECT state FROM scheduled_functions WHERE id = ?::UUID", [key])
-    if not found:
-        raise NotFoundError(f"no job has the id {key}", cure="ai.jobs() lists them; finished ones stay for 7 days.")
-    return str(found[0][0])
+    store = app().store
+    try:
+        key = rows.job_id(job)
+    except InputError:
+        key = None
+    if key is not None:
+        with store.transaction() as execute:
+            rows.cancel(execute.later, key, utc_now())
+            found = execute("SELECT state FROM scheduled_functions WHERE id = ?::UUID", [key])
+        if found:
+            return str(found[0][0])
+    if isinstance(job, str) and (clocks.remove_cron(store, job) or clocks.is_cron(store, job)):
+        return "stopped"
+    raise NotFoundError(
+        f"no job has the id {job!r}, and no cron has this name",
+        cure="ai.jobs() and ai.crons() list them; finished jobs stay for 7 days.",
+    )
 
 
 def crons() -> Relation:
     """What runs by the clock: schedule, next and last time, and how often it ran and was skipped."""
+    from ipyconvexai.functions.crons import CRONS_SQL
+
     return Relation(app().records.arrow(CRONS_SQL), caption="crons", shown=CRONS_SHOWN)
 
 

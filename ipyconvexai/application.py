@@ -101,7 +101,23 @@ class App(Limiting):
             future = self.loop.submit(coroutine)
         return await asyncio.wrap_future(future)
 
+    # ------------------------------------------------------------------------------------------ tables
+    def drop_table(self, table: Any) -> None:
+        """Remove a table of yours with all its documents; its class, where it is defined, begins with an empty one.
+
+        Args:
+            table: the class, or its name.
+
+        Raises:
+            SchemaError: there is none of this name, or it is the ledger's own.
+        """
+        self.functions.tables.drop(table)
+
     # ------------------------------------------------------------------------------------------ life
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
     def __enter__(self) -> App:
         self._entered = True
         return self
@@ -359,9 +375,13 @@ def app() -> App:
     """The current app; opened at first use."""
     global _current
     with _lock:
+        fresh = _current is None
         if _current is None:
             _current = App(Settings.from_environment())
-        return _current
+        current = _current
+    if fresh and are_defined():
+        current.functions.start()
+    return current
 
 
 def _forget(closed: App) -> None:
@@ -376,6 +396,11 @@ def _forget(closed: App) -> None:
 def _close_all() -> None:
     for opened in list(_open_apps):
         opened.close()
+
+
+# Before concurrent.futures ends its threads, in which jobs run and are written down; that is earlier than atexit.
+if (_register := getattr(threading, "_register_atexit", None)) is not None:
+    _register(_close_all)
 
 
 def _work_here() -> None:

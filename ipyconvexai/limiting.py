@@ -15,6 +15,7 @@ from ipyconvexai.errors import InputError
 from ipyconvexai.limits.definitions import EACH, PERIODS, Definition
 from ipyconvexai.providers.catalog import CUSTOM, find, nearest_names, providers, split
 from ipyconvexai.relation import Relation
+from ipyconvexai.settings import redact
 from ipyconvexai.store.clock import utc_now
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Limiting:
             each: "model", "user" or "provider": keep one count for each.
 
         Raises:
-            InputError: a number is not above 0, nothing is limited, or a word is not known.
+            InputError: a number is not above 0, nothing is limited, or a word is not known or holds an API key.
         """
         amounts = {"requests": requests, "tokens": tokens, "concurrency": concurrency}
         scope = {"provider": provider, "model": model, "user": user, "each": each}
@@ -90,7 +91,7 @@ class Limiting:
             provider, model, user, each: as ``limit``.
 
         Raises:
-            InputError: a number is not above 0, nothing is limited, or a word is not known.
+            InputError: a number is not above 0, nothing is limited, or a word is not known or holds an API key.
         """
         scope = {"provider": provider, "model": model, "user": user, "each": each}
         return define(self.store, "budget", name, {"usd": usd, "tokens": tokens}, per, scope)
@@ -129,6 +130,7 @@ def define(
         name = _name(kind, given, period, who)
     elif not isinstance(name, str) or not name.strip():
         raise InputError(f"name={name!r} is no name", cure='For example: "gpt-minute".')
+    _refuse_keys("name", name)
     said: dict[str, Any] = {**given, **who}
     definition = Definition(name, kind, per=period, **said)
     with store.transaction() as execute:
@@ -196,6 +198,7 @@ def _scope(scope: dict[str, Any]) -> dict[str, str]:
             continue
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{word}={value!r} is no name", cure=f'For example: {word}="{_EXAMPLES[word]}".')
+        _refuse_keys(word, value)
         given[word] = value.strip()
     if "model" in given:
         _split_model(given)
@@ -212,10 +215,20 @@ def _scope(scope: dict[str, Any]) -> dict[str, str]:
 _EXAMPLES = {"provider": "openai", "model": "openai:gpt-4.1-mini", "user": "ada", "each": "model"}
 
 
+def _refuse_keys(word: str, value: str) -> None:
+    """Redacted, two names would become one."""
+    if redact(value) != value:
+        raise InputError(f"{word}= holds an API key, and limits are kept in the ledger", cure="Use a word without it.")
+
+
 def _split_model(given: dict[str, str]) -> None:
     """``provider:model`` names both."""
     prefix, separator, name = split(given["model"])
-    provider = find(prefix) if separator == ":" and name else None
+    name = name.strip()
+    if separator and not name:
+        cure = f'Use provider="{prefix}" for all its models.' if find(prefix) else 'For example: "openai:gpt-4.1-mini".'
+        raise InputError(f"model={given['model']!r} names no model", cure=cure)
+    provider = find(prefix) if separator == ":" else None
     if provider is not None:
         if given.get("provider", provider.name) != provider.name:
             raise InputError(

@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import logging
 import os
 import selectors
 import sys
@@ -24,6 +25,8 @@ from ipyconvexai.errors import CanceledError, ConfigurationError, DeadlockError
 __all__ = ["BackgroundLoop", "call_in_child", "keep_for_ever"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 TICK = 0.05  # seconds
 THREADS = 32  # for what blocks: questions to the ledger, a local model's start
 
@@ -99,7 +102,11 @@ class BackgroundLoop:
     @staticmethod
     def _run(loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
-        loop.run_forever()
+        while True:
+            try:
+                return loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:  # of a task that somebody's coroutine began: it alone ends
+                _log.error("a task on the background loop raised %r; the loop goes on", error)
 
     def is_current(self) -> bool:
         """Whether the calling code runs on this loop."""
@@ -175,6 +182,21 @@ class BackgroundLoop:
             loop.close()
 
 
+class _Escaped(Exception):
+    """Holds a SystemExit or a KeyboardInterrupt: raised from a task, it would end the loop and everything on it."""
+
+    def __init__(self, escaped: BaseException) -> None:
+        super().__init__(escaped)
+        self.escaped = escaped
+
+
+async def _sheltered(coroutine: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await coroutine
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise _Escaped(error) from None
+
+
 class _Errand(Generic[T]):
     """A coroutine for the loop. Its methods run there, so it can be cancelled at any moment without a race."""
 
@@ -186,7 +208,7 @@ class _Errand(Generic[T]):
 
     def start(self) -> None:
         if not self.outcome.done():
-            self._task = asyncio.get_running_loop().create_task(self._coroutine, context=self._context)
+            self._task = asyncio.get_running_loop().create_task(_sheltered(self._coroutine), context=self._context)
             self._task.add_done_callback(self._finish)
 
     def cancel(self) -> None:
@@ -201,7 +223,7 @@ class _Errand(Generic[T]):
             self.outcome.cancel()
             self.outcome.set_running_or_notify_cancel()
         elif (error := task.exception()) is not None:
-            self.outcome.set_exception(error)
+            self.outcome.set_exception(error.escaped if isinstance(error, _Escaped) else error)
         else:
             self.outcome.set_result(task.result())
 

@@ -62,7 +62,7 @@ class Wait:
     Attributes:
         message: "waiting 12 s: limit gpt-minute (60 requests per minute) is reached".
         why: the part after the colon.
-        seconds: about how long from now; it is asked again then.
+        seconds: about how long from now, as the limits stand.
         until: the same on the clock of ``time.monotonic``.
     """
 

@@ -48,6 +48,15 @@ def own_definitions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(tables, "_tables", {k: v for k, v in tables._tables.items() if is_known(v)})
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """An app that stays open would run the jobs of later tests, too."""
+    yield
+    application = sys.modules.get("ipyconvexai.application")
+    while application is not None and application._current is not None:
+        application._current.close()
+
+
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     """A provider on loopback, found as OpenAI."""

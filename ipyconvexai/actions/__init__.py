@@ -1,8 +1,8 @@
 """Functions that come with the package, in the manner of a Convex app: texts, chats, documents, limits.
 
-They are written with what everybody has, ``import ipyconvexai as ai`` and ``ctx``, so they are examples, too; panel and
-magics call them. By name they are ``ai.send_message`` and so on, and ``ai.run("send_message", ...)`` finds them where
-no function of one's own has that name. Keys come from the environment: no function takes one. Floor 5.
+They are written with what everybody has, ``import ipyconvexai as ai`` and ``ctx``, so they are examples, too. By
+name they are ``ai.send_message`` and so on; ``ai.run("send_message", ...)``, ``%ai run`` and the command line find them
+where no function of one's own has that name. Keys come from the environment: no function takes one. Floor 5.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ async def generate_with_rate_limit(ctx: Any, prompt: str) -> str:
     at = await ctx.run_mutation(record_request)
     try:
         reply: ai.Reply = await ctx.generate(prompt)
-    except Exception:
+    except BaseException:  # canceled, too: nothing came of it
         await ctx.run_mutation(give_back, at=at)
         raise
     return reply.text

@@ -34,7 +34,6 @@ class _Context:
 
     def __init__(self, runner: Running, user_id: str | None, job_id: str | None) -> None:
         self._runner = runner
-        self.transaction = runner.store.transaction  # for what works with or without a function: rate limits
         self.user_id = user_id
         self.job_id = job_id
 
@@ -86,8 +85,7 @@ class QueryContext(_Context):
         now: datetime.datetime | None = None,
     ) -> None:
         super().__init__(runner, user_id, job_id)
-        self.execute = execute
-        self.clock: Callable[[], datetime.datetime] = runner.clock
+        self._execute = execute  # rate limits are part of the transaction, too
         self.now = now or runner.clock().replace(tzinfo=datetime.UTC)
         self.db = self._database(execute)
 
@@ -113,7 +111,7 @@ class MutationContext(QueryContext):
         scheduler: ``run_after``, ``run_at`` and ``cancel``; what it schedules exists only if the mutation commits.
     """
 
-    execute: Execute
+    _execute: Execute
 
     def __init__(
         self,
@@ -128,7 +126,9 @@ class MutationContext(QueryContext):
         self.scheduler = MutationScheduler(execute, user_id=user_id, job_id=job_id, clock=runner.clock)
 
     def _database(self, execute: Any) -> Any:
-        return Writer(execute, self._runner.catalog, self.now)
+        writer = Writer(execute, self._runner.catalog, self.now)
+        writer.keeps_content = self._runner.settings.record == "full"
+        return writer
 
     def run_mutation(self, fn: Any, /, **args: Any) -> Any:
         """The result of another mutation, in the same transaction: if it fails the whole transaction does, even where

@@ -29,8 +29,10 @@ __all__ = [
     "begin_due",
     "cron",
     "crons",
+    "is_cron",
     "is_same",
     "remove_cron",
+    "stop_cron",
     "write_cron",
 ]
 
@@ -210,7 +212,7 @@ def _declare(schedule: Schedule, name: str | None, args: Mapping[str, Any] | Non
                 f"{function.name} is a query, and only mutations and actions run by the clock",
                 cure="Make it a mutation or an action.",
             )
-        text = function.arguments.to_json(function.arguments.validate(args or {}))
+        text = jobs.arguments_text(function, args or {})
         crons.add(Cron(name or function.name, function, schedule, text))
         return fn
 
@@ -256,11 +258,23 @@ def remove_cron(store: Store, name: str) -> bool:
     To declare it again, as running its cell or its worker again does, starts it again.
     """
     crons.discard(name)
+    return stop_cron(store, name)
+
+
+def stop_cron(store: Store, name: str, function: str | None = None) -> bool:
+    """Stop the row `name`, where it runs `function`, if one is named. Whether there was one that was not stopped."""
     with store.transaction() as execute:
         stopped = execute(
-            "UPDATE crons SET next_time = NULL WHERE name = ? AND next_time IS NOT NULL RETURNING 1", [name]
+            "UPDATE crons SET next_time = NULL WHERE name = ? AND next_time IS NOT NULL"
+            " AND function = coalesce(?, function) RETURNING 1",
+            [name, function],
         )
     return bool(stopped)
+
+
+def is_cron(store: Store, name: str) -> bool:
+    """Whether there is a row of that name, stopped or not."""
+    return bool(store.read("SELECT 1 FROM crons WHERE name = ?", [name]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,13 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from ipyconvexai.errors import ApplicationError, Error, InputError
+from ipyconvexai.errors import ApplicationError, ArgumentsError, Error, InputError
+from ipyconvexai.functions.registry import Function
 from ipyconvexai.settings import redact
 from ipyconvexai.store.link import Execute, Store
 
@@ -35,6 +36,7 @@ __all__ = [
     "JobState",
     "NewJob",
     "Outcome",
+    "arguments_text",
     "cancel",
     "claim",
     "claimed_by",
@@ -99,7 +101,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended. With state PENDING it is repeated at `due_at`."""
+    """How an attempt ended. With state PENDING it is repeated at `due_at`; one that had not `begun` is not counted."""
 
     state: JobState
     result: str | None = None
@@ -107,6 +109,12 @@ class Outcome:
     error_message: str | None = None
     error_data: str | None = None
     due_at: datetime.datetime | None = None
+    begun: bool = True
+
+    @classmethod
+    def put_back(cls, error: BaseException, due_at: datetime.datetime) -> Outcome:
+        """Of a job that `error` kept from beginning; it waits until `due_at`."""
+        return replace(cls.failed(error, due_at), begun=False)
 
     @classmethod
     def failed(cls, error: BaseException, due_at: datetime.datetime | None = None) -> Outcome:
@@ -170,6 +178,21 @@ def job_id(value: object) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- scheduling
+def arguments_text(function: Function, args: Mapping[str, Any]) -> str:
+    """`args` of a later call, checked, as the JSON of a row.
+
+    Raises:
+        ArgumentsError: they do not fit its type hints, or hold a key, which is never written down.
+    """
+    text = function.arguments.to_json(function.arguments.validate(args))
+    if redact(text) != text:
+        raise ArgumentsError(
+            f"an argument of {function.name} holds a key, and a job's arguments are written down",
+            cure="Leave it out: a key must come from the environment where the job runs, as os.environ[...] there.",
+        )
+    return text
+
+
 _INSERT = """
 INSERT INTO scheduled_functions
     (id, name, kind, args, user_id, created_at, scheduled_time, due_at, max_attempts, scheduled_by, cron,
@@ -315,13 +338,13 @@ def _settlement(job: Job, outcome: Outcome, now: datetime.datetime) -> dict[str,
         "now": now,
         "state": str(outcome.state),
         "due_at": outcome.due_at,
-        "attempts": job.attempts,
-        "started_at": job.started_at,
+        "attempts": job.attempts if outcome.begun else job.attempts - 1,
+        "started_at": job.started_at if outcome.begun else None,
         "result": None if outcome.result is None else _clean(outcome.result),
         "error_code": outcome.error_code,
         "error_message": outcome.error_message,
         "error_data": outcome.error_data,
-        "errors": _with(job, outcome, now) if outcome.state is JobState.PENDING else job.errors,
+        "errors": _with(job, outcome, now) if outcome.state is JobState.PENDING and outcome.begun else job.errors,
     }
 
 

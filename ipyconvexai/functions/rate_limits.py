@@ -37,9 +37,9 @@ from ipyconvexai.limits import rules
 from ipyconvexai.limits.rules import Decision, Kind, Rule, State
 from ipyconvexai.settings import redact
 from ipyconvexai.store.clock import utc_now
-from ipyconvexai.store.link import Execute
+from ipyconvexai.store.link import Execute, Store
 
-__all__ = ["RateLimit", "Taken", "rate_limit", "wire"]
+__all__ = ["RateLimit", "Taken", "rate_limit", "sweep", "wire"]
 
 T = TypeVar("T")
 Clock = Callable[[], datetime.datetime]  # naive UTC
@@ -54,6 +54,13 @@ _WRITE = """
     INSERT INTO rate_limits (name, key, rule, state, updated_at) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (name, key) DO UPDATE
     SET rule = excluded.rule, state = excluded.state, updated_at = excluded.updated_at
+"""
+IDLE = datetime.timedelta(days=1)
+SWEPT = 10_000  # rows that are looked at in one sweep
+_OLD = "SELECT name, key, rule, state, updated_at FROM rate_limits WHERE updated_at < ? LIMIT ?"
+_SWEEP = """
+    DELETE FROM rate_limits WHERE (name, key, updated_at) IN (SELECT (n, k, t) FROM (
+        SELECT unnest(?::VARCHAR[]) AS n, unnest(?::VARCHAR[]) AS k, unnest(?::TIMESTAMP[]) AS t))
 """
 _RESET = "DELETE FROM rate_limits WHERE name = ? AND key = ?"
 
@@ -284,17 +291,38 @@ def _kept(rule: Rule, definition: str, state: str) -> State | None:
         return None
 
 
+def sweep(store: Store, now: datetime.datetime) -> None:
+    """Remove the rows of keys that are idle: for a day, and for two windows of their rule, with nothing reserved."""
+    rows = store.read(_OLD, [now - IDLE, SWEPT])
+    idle = [(name, key, at) for name, key, rule, state, at in rows if _is_idle(rule, state, at, now)]
+    if idle:
+        names, keys, instants = (list(column) for column in zip(*idle, strict=True))
+        with store.transaction() as execute:
+            execute.later(_SWEEP, [names, keys, instants])
+
+
+def _is_idle(definition: str, state: str, at: datetime.datetime, now: datetime.datetime) -> bool:
+    try:
+        rule, instant = Rule.from_json(definition), (now - EPOCH).total_seconds()
+        if (now - at).total_seconds() <= 2 * rule.per:
+            return False
+        return rules.value(rule, json.loads(state), instant) >= rule.most  # else something is taken still, or reserved
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError):  # somebody wrote into the table
+        return True
+
+
 def _reset(execute: Execute, name: str, key: str) -> None:
     execute.later(_RESET, [name, key])
 
 
 def _in_transaction(ctx: Any, call: str, writes: str | None, work: Callable[[Execute, Clock], T]) -> T:
     """`work` in the transaction of `ctx`, or in one of its own."""
-    execute = getattr(ctx, "execute", None)
+    execute = getattr(ctx, "_execute", None)
     if execute is not None:
+        ctx.db.tables_read.add("rate_limits")  # who watches the query hears of takes
         if writes and not hasattr(execute, "later"):  # a snapshot's
             raise NotAllowedError(f"{call} is not allowed in a query", cure="Do it in a mutation: @ai.mutation.")
-        return work(execute, ctx.clock)
+        return work(execute, _clock(ctx))
     _refuse_where_it_would_wait_for_itself(ctx, call)
     for left in reversed(range(TRIES)):
         try:
@@ -313,10 +341,9 @@ def _open(ctx: Any) -> AbstractContextManager[Execute]:
     runner = getattr(ctx, "_runner", None)
     if runner is not None:
         return runner.store.transaction()  # type: ignore[no-any-return]
-    opener = getattr(ctx, "transaction", None) or _transactions  # an action's own ledger, or the current one
-    if opener is None:
+    if _transactions is None:
         raise ConfigurationError("no ledger is open", cure="Open one with ai.connect().")
-    return opener()
+    return _transactions()
 
 
 def _clock(ctx: Any) -> Clock:
@@ -345,6 +372,6 @@ def _refuse_where_it_would_wait_for_itself(ctx: Any, call: str) -> None:
 
 async def _aside(ctx: Any, work: Callable[[], T]) -> T:
     """`work` in a thread, where it may wait; a transaction that is open already is its thread's own."""
-    if getattr(ctx, "execute", None) is not None:
+    if getattr(ctx, "_execute", None) is not None:
         return work()
     return await asyncio.to_thread(work)

@@ -5,6 +5,7 @@ runner, which makes them.
 from __future__ import annotations
 
 import datetime
+import enum
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -14,9 +15,18 @@ from ipyconvexai.settings import Settings
 from ipyconvexai.store.link import Execute, Store
 from ipyconvexai.tables.catalog import Catalog
 
-__all__ = ["Running", "Services"]
+__all__ = ["Asker", "Running", "Services", "User"]
 
 T = TypeVar("T")
+
+
+class Asker(enum.Enum):
+    """In place of a user."""
+
+    APP = "the app's user"
+
+
+User = str | Asker | None  # None: nobody is known
 
 
 class Services(Protocol):
@@ -42,32 +52,33 @@ class Running(Protocol):
     catalog: Catalog
     clock: Callable[[], datetime.datetime]
     wake: Callable[[], None]
+    closing: bool
 
-    def query(self, function: Function, args: Mapping[str, Any], *, user_id: str | None = None) -> Any: ...
+    def query(self, function: Function, args: Mapping[str, Any], *, user_id: User = Asker.APP) -> Any: ...
 
     def mutate(
-        self, function: Function, args: Mapping[str, Any], *, user_id: str | None = None, job_id: str | None = None
+        self, function: Function, args: Mapping[str, Any], *, user_id: User = Asker.APP, job_id: str | None = None
     ) -> Any: ...
 
-    async def aquery(self, function: Function, args: Mapping[str, Any], *, user_id: str | None = None) -> Any: ...
+    async def aquery(self, function: Function, args: Mapping[str, Any], *, user_id: User = Asker.APP) -> Any: ...
 
     async def amutate(
         self,
         function: Function,
         args: Mapping[str, Any],
         *,
-        user_id: str | None = None,
+        user_id: User = Asker.APP,
         job_id: str | None = None,
         first: Callable[[Execute], Any] | None = None,
         last: Callable[[Execute, Any], Any] | None = None,
     ) -> Any: ...
 
     async def act(
-        self, function: Function, args: Mapping[str, Any], *, user_id: str | None = None, job_id: str | None = None
+        self, function: Function, args: Mapping[str, Any], *, user_id: User = Asker.APP, job_id: str | None = None
     ) -> Any: ...
 
     async def act_with_retries(
-        self, function: Function, args: Mapping[str, Any], *, user_id: str | None = None, job_id: str | None = None
+        self, function: Function, args: Mapping[str, Any], *, user_id: User = Asker.APP, job_id: str | None = None
     ) -> Any: ...
 
     def call_inside(self, function: Function, args: Mapping[str, Any], ctx: Any, kind: Kind) -> Any: ...

@@ -14,7 +14,9 @@ import collections
 import contextlib
 import contextvars
 import datetime
+import functools
 import logging
+import math
 import random
 import threading
 import time
@@ -22,12 +24,19 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from ipyconvexai.errors import CanceledError, Error, JobInterruptedError, StoreError, UnknownFunctionError
-from ipyconvexai.functions import jobs
+from ipyconvexai.errors import (
+    CanceledError,
+    Error,
+    JobInterruptedError,
+    LimitError,
+    StoreError,
+    UnknownFunctionError,
+)
+from ipyconvexai.functions import jobs, rate_limits
 from ipyconvexai.functions.changes import hub_of
-from ipyconvexai.functions.crons import Cron, Crons, advance, begin_due, crons, is_same, write_cron
+from ipyconvexai.functions.crons import Cron, Crons, advance, begin_due, crons, is_same, stop_cron, write_cron
 from ipyconvexai.functions.jobs import Due, Job, JobState, Outcome
 from ipyconvexai.functions.registry import Function, Kind, Registry, registry
 from ipyconvexai.functions.running import Running
@@ -47,9 +56,13 @@ STORE_TRIES = 20  # of one mutation while the ledger cannot be used
 MOST_LOSSES = 3  # keepers that may end in the middle of one mutation: it may be what kills them
 LAST_WORDS = 5.0  # seconds for what was canceled to be written down
 SWEEP_EVERY = datetime.timedelta(hours=1)
+REDEFINED = 1.0  # seconds after which a function that was defined again has been given its crons again, too
+WRITE_AGAIN = 60.0  # seconds between two tries to write an outcome that could not be written
 
 _INTERRUPTED = "the process that ran it was told to end"
 _TABLES = {"scheduled_functions", "crons"}
+
+T = TypeVar("T")
 
 _log = logging.getLogger("ipyconvexai.scheduler")
 
@@ -105,6 +118,10 @@ class Scheduler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._drain_task: asyncio.Task[None] | None = None
         self._written: dict[str, Cron] = {}
+        self._replaced: dict[Cron, float] = {}  # and since when their functions are others
+        self._stopped: set[Cron] = set()
+        self._unwritten: dict[str, tuple[Job, Outcome, float]] = {}  # they ran: never to be given back
+        self._write_at = -math.inf
         self._unsubscribe: Callable[[], None] | None = None
         self._doubtful = False  # whether it may hold more than it knows
         self._swept: datetime.datetime | None = None
@@ -198,7 +215,7 @@ class Scheduler:
                 continue
             failures = 0
             self._start_all(claimed)
-            await self._wait_until(next_time)
+            await self._wait_until(self._with_writes(next_time))
 
     async def _wait_until(self, moment: datetime.datetime | None) -> None:
         while not self._awake.is_set():
@@ -222,6 +239,7 @@ class Scheduler:
         store = self._runner.store
         self._subscribe(store)
         self._write_crons(store)
+        redefined = self._stop_crons(store)
         self._recover(store)
         now = self._clock()
         due = jobs.look(store, functions, now)
@@ -231,7 +249,7 @@ class Scheduler:
         claimed = self._claim(store, due, now)
         if not claimed:
             self._sweep(store, now)
-        return claimed, _earliest(due, now)
+        return claimed, _earliest(due, now, redefined)
 
     def _runnable(self) -> dict[str, Function]:
         found = {}
@@ -253,16 +271,41 @@ class Scheduler:
     def _write_crons(self, store: Store) -> None:
         user = self._runner.settings.user
         for name, declared in self._declared.declared().items():
-            if self._written.get(name) is not declared:
+            if self._written.get(name) is not declared and not self._is_replaced(declared):
                 if not is_same(store, declared, user):
                     with store.transaction() as execute:
                         write_cron(execute, declared, user, self._clock())
                 self._written[name] = declared
 
+    def _stop_crons(self, store: Store) -> datetime.datetime | None:
+        """A function that was defined again without its crons must not go on by the old clock. When to look again.
+
+        A cell that is run again defines the function first and then its crons: hence the pause. Where another process
+        declares the cron and this one never did, there is nothing to stop.
+        """
+        now = time.monotonic()
+        replaced = [cron for cron in self._declared.declared().values() if self._is_replaced(cron)]
+        self._replaced = {cron: self._replaced.get(cron, now) for cron in replaced}
+        left = [REDEFINED - (now - since) for cron, since in self._replaced.items() if cron not in self._stopped]
+        for cron, since in self._replaced.items():
+            if cron not in self._stopped and now - since >= REDEFINED:
+                if stop_cron(store, cron.name, cron.function.name):
+                    _log.warning("cron %s: stopped, for its function was defined again without it", cron.name)
+                self._stopped.add(cron)
+        waits = [seconds for seconds in left if seconds > 0]
+        return self._clock() + datetime.timedelta(seconds=min(waits)) if waits else None
+
+    def _is_replaced(self, cron: Cron) -> bool:
+        try:
+            current = self._functions.find(cron.function.name)
+        except UnknownFunctionError:
+            return False
+        return current.name == cron.function.name and current is not cron.function
+
     def _recover(self, store: Store) -> None:
         """After a round that failed, a claim may have been committed that nobody heard of: give it back."""
         if self._doubtful:
-            lost = jobs.claimed_by(store, store.session_id) - set(self._held)
+            lost = jobs.claimed_by(store, store.session_id) - set(self._held) - set(self._unwritten)
             if lost:
                 self._write_back(store.session_id, sorted(lost))
             self._doubtful = False
@@ -284,6 +327,7 @@ class Scheduler:
     def _sweep(self, store: Store, now: datetime.datetime) -> None:
         if self._swept is None or now - self._swept > SWEEP_EVERY:
             jobs.sweep(store, now)
+            rate_limits.sweep(store, now)
             self._swept = now
 
     # ------------------------------------------------------------------------------------------ running
@@ -323,9 +367,12 @@ class Scheduler:
             outcome = await self._mutate(job)
         except _Taken:
             return
-        except Exception as error:
-            outcome = Outcome.failed(error)
-            await self._settle(job, outcome, begun)
+        except asyncio.CancelledError:
+            if self._is_ending():
+                raise
+            await self._settle(job, Outcome.failed(_canceled(job)), begun)
+        except BaseException as error:  # also SystemExit: it must not end the loop, nor leave the job pending
+            await self._settle(job, Outcome.failed(error), begun)
         else:
             self._tell(Event(JobState.SUCCESS, job, time.monotonic() - begun, outcome))
 
@@ -361,7 +408,9 @@ class Scheduler:
             if job.cron is not None:
                 advance(execute, job.cron, job.id, now)
 
-        await self._runner.amutate(function, args, user_id=job.user_id, job_id=job.id, first=first, last=last)
+        # Without a user it is nobody's, and not the app's: it was scheduled for nobody.
+        user = job.user_id or None
+        await self._runner.amutate(function, args, user_id=user, job_id=job.id, first=first, last=last)
         return outcome
 
     async def _run_action(self, job: Job) -> None:
@@ -369,9 +418,10 @@ class Scheduler:
         self._tell(Event("started", job))
         try:
             outcome = await self._act(job)
-            await self._settle(job, outcome, begun)
-        except asyncio.CancelledError:
-            await self._settle(job, self._interrupted(job), begun)
+            try:
+                await self._settle(job, outcome, begun)
+            except asyncio.CancelledError:  # between two tries: how it ended has not changed by that
+                await self._settle(job, outcome, begun)
         finally:
             self._held.pop(job.id, None)
             self._awake.set()
@@ -380,13 +430,15 @@ class Scheduler:
         function: Function | None = None
         try:
             function, args = self._prepared(job)
-            result = await self._runner.act(function, args, user_id=job.user_id, job_id=job.id)
+            result = await self._runner.act(function, args, user_id=job.user_id or None, job_id=job.id)
             return Outcome(JobState.SUCCESS, result=function.result.to_json(result))
         except asyncio.CancelledError:
-            raise
+            return self._interrupted(job) if self._is_ending() else Outcome.failed(_canceled(job))
         except BaseException as error:  # whatever a user's function raises, SystemExit too: it must not end the loop
-            if self._over.is_set() and isinstance(error, CanceledError | JobInterruptedError):
+            if self._is_ending() and isinstance(error, CanceledError | JobInterruptedError):
                 return self._interrupted(job)
+            if function is not None and (seconds := _refused_for(error, function)) is not None:
+                return Outcome.put_back(error, self._clock() + datetime.timedelta(seconds=seconds))
             pause = None
             if function is not None and job.attempts < job.max_attempts:
                 pause = function.retry.pause(job.attempts, error, self._random)
@@ -402,6 +454,9 @@ class Scheduler:
             )
         return function, function.arguments.from_json(job.args)
 
+    def _is_ending(self) -> bool:
+        return self._over.is_set() or self._runner.closing or not self._loop.is_running()
+
     def _interrupted(self, job: Job) -> Outcome:
         error = JobInterruptedError(_INTERRUPTED)
         return Outcome.failed(error, self._clock() if job.attempts < job.max_attempts else None)
@@ -409,19 +464,19 @@ class Scheduler:
     # ------------------------------------------------------------------------------------------ how it ended
     async def _settle(self, job: Job, outcome: Outcome, begun: float) -> None:
         """Write it down, however long that takes: without it an action would look as if it still ran."""
-        failures = 0
+        wanted, failures = outcome, 0
         while True:
             try:
-                state = await asyncio.to_thread(self._write, job, outcome)
+                state = await _to_its_end(functools.partial(self._write, job, outcome))
                 break
             except Exception as error:
                 failures += 1
                 if isinstance(error, StoreError) and (error.retryable or error.code == "transaction"):
-                    if self._over.is_set() and failures > 2:
-                        return _log.error("%s: how it ended could not be written: %s", _name(job), error)
+                    if self._is_ending() and failures > 2:
+                        return self._keep_unwritten(job, wanted, begun, error)
                     await self._pause(failures)
                 elif outcome.result is None and outcome.error_code == "unwritable":
-                    return _log.error("%s: how it ended could not be written: %s", _name(job), error)
+                    return self._keep_unwritten(job, wanted, begun, error)
                 else:  # its result or its message is what cannot be written
                     outcome = Outcome(JobState.FAILED, error_code="unwritable", error_message=type(error).__name__)
         if state is None:  # settled by another, which took this process for dead
@@ -429,9 +484,35 @@ class Scheduler:
         if state is JobState.FAILED:
             _log.warning("%s failed: %s: %s", _name(job), outcome.error_code, plain_text(outcome.error_message or ""))
         elif state is JobState.PENDING:
-            _log.info("%s failed and is tried again: %s", _name(job), plain_text(outcome.error_message or ""))
+            _log.info("%s is tried again: %s", _name(job), plain_text(outcome.error_message or ""))
         self._tell(Event(state, job, time.monotonic() - begun, outcome))
         return None
+
+    def _keep_unwritten(self, job: Job, outcome: Outcome, begun: float, error: Exception) -> None:
+        _log.error("%s: how it ended could not be written: %s", _name(job), error)
+        if job.kind == Kind.ACTION:  # of a mutation nothing was kept: it may run again
+            self._unwritten[job.id] = (job, outcome, begun)
+            self._write_at = time.monotonic() + WRITE_AGAIN
+
+    def _with_writes(self, moment: datetime.datetime | None) -> datetime.datetime | None:
+        """Try again to write what could not be written, if it is time; the next look, `moment` or earlier."""
+        if not self._unwritten:
+            return moment
+        left = self._write_at - time.monotonic()
+        if left <= 0:
+            self._write_at, left = time.monotonic() + WRITE_AGAIN, WRITE_AGAIN
+            for job, outcome, begun in list(self._unwritten.values()):
+                self._held[job.id] = job  # before it leaves the others: it is always among one of them
+                del self._unwritten[job.id]
+                self._start(self._write_again(job, outcome, begun))
+        again = self._clock() + datetime.timedelta(seconds=left)
+        return again if moment is None else min(moment, again)
+
+    async def _write_again(self, job: Job, outcome: Outcome, begun: float) -> None:
+        try:
+            await self._settle(job, outcome, begun)
+        finally:
+            self._held.pop(job.id, None)
 
     def _write(self, job: Job, outcome: Outcome) -> JobState | None:
         now = self._clock()
@@ -449,12 +530,40 @@ class Scheduler:
                 _log.exception("what is told of jobs failed")
 
 
-def _earliest(due: Due, now: datetime.datetime) -> datetime.datetime | None:
+async def _to_its_end(call: Callable[[], T]) -> T:
+    """What `call` gives, in a thread. Who is canceled meanwhile waits for it all the same."""
+    # The executor's own future: a task would be canceled, too, when the loop is closed.
+    work = asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, call)
+    while True:
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if work.cancelled():
+                raise
+
+
+def _refused_for(error: BaseException, function: Function) -> float | None:
+    """Seconds until an action that its own limit refused may begin; None: it did begin, or waiting does not help."""
+    if not isinstance(error, LimitError) or error.code != "function_limit" or error.retry_after is None:
+        return None
+    trace = error.__traceback__  # of an action that it calls, the limit's refusal passes through its own handler
+    while trace is not None:
+        if trace.tb_frame.f_code is function.handler.__code__:
+            return None
+        trace = trace.tb_next
+    return error.retry_after if math.isfinite(error.retry_after) else None
+
+
+def _canceled(job: Job) -> CanceledError:
+    return CanceledError(f"{job.name} raised CancelledError: something that it waited for was canceled")
+
+
+def _earliest(due: Due, now: datetime.datetime, redefined: datetime.datetime | None = None) -> datetime.datetime | None:
     """The next look. A cron that is due and could not be begun must not make the loop spin."""
     cron = due.next_cron
     if cron is not None and cron <= now:
         cron = now + datetime.timedelta(seconds=1)
-    return min((moment for moment in (due.next_job, cron) if moment is not None), default=None)
+    return min((moment for moment in (due.next_job, cron, redefined) if moment is not None), default=None)
 
 
 def _an(kind: str) -> str:

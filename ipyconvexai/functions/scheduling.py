@@ -17,7 +17,6 @@ from ipyconvexai.errors import InputError, NotAllowedError, TransactionError
 from ipyconvexai.functions import jobs
 from ipyconvexai.functions.registry import Kind, of
 from ipyconvexai.ids import new_id
-from ipyconvexai.settings import redact
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.link import Execute, Store
 
@@ -80,7 +79,7 @@ def new_job(
     Raises:
         UnknownFunctionError: nothing of that name is defined here.
         NotAllowedError: it is a query.
-        ArgumentsError: `args` do not fit its type hints.
+        ArgumentsError: `args` do not fit its type hints, or hold a key.
     """
     function = of(fn)
     if function.kind is Kind.QUERY:
@@ -88,7 +87,7 @@ def new_job(
             f"{function.name} is a query, and only mutations and actions can be scheduled",
             cure="Call it from a mutation or an action, and schedule that.",
         )
-    text = redact(function.arguments.to_json(function.arguments.validate(args)))
+    text = jobs.arguments_text(function, args)
     most = function.retry.attempts if function.kind is Kind.ACTION else 1
     return jobs.NewJob(
         new_id(), function.name, str(function.kind), text, user_id, now, at, most, scheduled_by=scheduled_by

@@ -73,6 +73,7 @@ class Functions:
     async def aclose(self) -> None:
         """Hand back what runs."""
         self.works_here = False  # a mutation that commits meanwhile must not start it again
+        self.runner.closing = True
         await self.scheduler.stop(0)
 
     def close(self) -> None:

@@ -30,7 +30,8 @@ LEAST_SLACK = 0.5  # seconds
 SLACK_PART = 0.05  # of the window
 MARGIN = 0.005  # seconds that two clocks of one machine may differ
 RETURNS_WITHIN = 0.6  # seconds after the moment it was told until a waiter counts as gone
-LONGEST_SLEEP = 15.0  # seconds after which a waiter asks again, however long it was told to wait
+LONGEST_PLACE = 15.0  # seconds for which a place is kept, however long its waiter was told to wait
+ASKS_AGAIN = 2.0  # seconds after which a waiter asks again all the same: its limit may be raised or removed
 BATCH_MEMORY = 8 * 86400.0  # seconds for which the spending of a batch is known
 SOONEST, LATEST = 0.02, 0.5  # seconds between two looks at what becomes free at a moment that nobody knows
 
@@ -96,7 +97,7 @@ class Counter:
 
     def queue(self, request_id: str, amount: int, after: float, now: float) -> None:
         """Keep a place for who was told to come back in `after` seconds."""
-        until = now + min(after, LONGEST_SLEEP) + RETURNS_WITHIN
+        until = now + min(after, LONGEST_PLACE) + RETURNS_WITHIN
         waiter = self._waiting.get(request_id)
         if waiter is None:
             self._waiting[request_id] = _Waiter(amount, until)
@@ -131,7 +132,7 @@ class Counter:
 
     def _next_look(self, place: int) -> float:
         often = min(LATEST, max(SOONEST, self.seconds / 8))
-        return min(LONGEST_SLEEP, often * max(1.0, (place + 1) / max(1, self.under_way)))
+        return min(LONGEST_PLACE, often * max(1.0, (place + 1) / max(1, self.under_way)))
 
     # ------------------------------------------------------------------------------------------ taking
     def take(self, amount: int, at: float, slack: float = 0.0) -> Entry:
@@ -248,15 +249,17 @@ class Sliding(Counter):
         self._first = first
 
     def _free_after(self, missing: int, amount: int, now: float) -> float | None:
-        rounds, rest = divmod(missing - 1, self.most)
+        rounds = max(0, -(-(missing - self.used) // self.most))  # of what is not even there: the queue ahead
+        rest = missing - rounds * self.most
+        free = now
         for number in range(self._first, len(self._order)):
+            if rest <= 0:
+                break
             free_at, _, entry = self._order[number]
-            if entry.gone or free_at != entry.free_at:
-                continue
-            rest -= entry.amount
-            if rest < 0:
-                return free_at - now + rounds * self._per
-        return self._per * (rounds + 1)
+            if not entry.gone and free_at == entry.free_at:
+                rest -= entry.amount
+                free = free_at
+        return free - now + rounds * self._per
 
 
 class Aligned(Counter):

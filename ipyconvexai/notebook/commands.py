@@ -113,11 +113,16 @@ def _limits() -> None:
     display(limits())
 
 
-def _cancel(job_id: str) -> None:
+def _cancel(quoted: str | None, word: str | None) -> None:
     from ipyconvexai import render
     from ipyconvexai.api import cancel
 
-    print(render.plain_text(f"job {job_id}: {cancel(job_id)}"))
+    name = quoted or word or ""
+    state = cancel(name)
+    if state == "stopped":
+        print(render.plain_text(f"cron {name}: stopped; a run that was begun goes on; to declare it again starts it"))
+    else:
+        print(render.plain_text(f"job {name}: {state}"))
 
 
 def _version() -> None:
@@ -147,5 +152,5 @@ _COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     (re.compile(r"jobs(?:\s+(\w+))?"), _jobs),
     (re.compile(r"crons"), _crons),
     (re.compile(r"limits"), _limits),
-    (re.compile(r"cancel\s+([0-9a-fA-F]{8}[0-9a-fA-F-]{24,28})"), _cancel),
+    (re.compile(r"""cancel\s+(?:"([^"]+)"|([^\s"]+))"""), _cancel),
 )

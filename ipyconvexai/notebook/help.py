@@ -32,7 +32,7 @@ the first provider whose key is set, a running Ollama, or the small local model 
     %ai run NAME [key=value ...]    a function of yours, or a built-in one; -o VARIABLE keeps its result
     %ai functions                   the functions that are defined, and their arguments
     %ai jobs [STATE]                scheduled functions: pending, in_progress, success, failed or canceled
-    %ai cancel JOB_ID               a scheduled function
+    %ai cancel JOB_ID | CRON        a scheduled function, or what runs by the clock
     %ai crons                       what runs by the clock
     %ai limits                      limits and budgets, and what is used of them
 

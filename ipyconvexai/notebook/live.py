@@ -90,7 +90,7 @@ class Live:
         try:
             async for value in watch:
                 bundle = await asyncio.to_thread(draw, value)
-                if not self.running or current._closed:
+                if not self.running or current.is_closed:
                     return
                 handle.update(bundle, raw=True)
         finally:

@@ -45,7 +45,7 @@ from ipyconvexai.providers.calls import (
 from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.flights import Flights
 from ipyconvexai.providers.reading import Reading, comes_in_events, error_of, read_answer, reads_as_json
-from ipyconvexai.providers.retry import pause_before_retry
+from ipyconvexai.providers.retry import pause_before_retry, retry_after
 from ipyconvexai.providers.streams import RecordedStream
 from ipyconvexai.providers.turns import Turns, note_of, said_by
 from ipyconvexai.settings import Settings, redact_bytes
@@ -188,7 +188,10 @@ class Corridor:
             pause = self._pause(call, attempt)
             if pause is None:
                 break
-            await self._sleep(pause)
+            if retry_after(attempt.headers) is None:
+                await self._sleep(pause)
+            else:
+                await self._turns.pause(call, pause)
         if attempt.response is None:
             assert attempt.fault is not None
             raise attempt.fault

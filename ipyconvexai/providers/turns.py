@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 
 from ipyconvexai.errors import BudgetError, LimitError
-from ipyconvexai.limits.counters import LEAST_SLACK, LONGEST_SLEEP
+from ipyconvexai.limits.counters import ASKS_AGAIN, LEAST_SLACK
 from ipyconvexai.providers import allowances
 from ipyconvexai.providers.allowances import Said
 from ipyconvexai.providers.calls import Call, SentBody
@@ -31,6 +31,7 @@ __all__ = ["Late", "Turns", "note_of", "said_by"]
 
 LEAST_JITTER, JITTER, MOST_JITTER = 0.02, 0.05, 0.25  # seconds, part of the wait, seconds
 WORTH_TELLING = 1.0  # seconds
+TELLS_AGAIN = 15.0  # seconds after which a wait is told anew, with what is left of it
 MOST_TOKENS = 2**31 - 1  # what the column holds
 
 _log = logging.getLogger("ipyconvexai.limits")
@@ -105,22 +106,40 @@ class Turns:
 
     async def _wait(self, call: Call, refused: LimitError) -> None:
         after = refused.retry_after or 0.0
-        self._tell(call, Wait(f"waiting {_seconds(after)}: {refused.message}", refused.message, after,
-                              time.monotonic() + after))  # fmt: skip
-        jitter = min(MOST_JITTER, LEAST_JITTER + JITTER * after)
+        self._tell(call, _wait_of(refused.message, after))
+        await self._sleep(self._until_it_asks(refused, after))
+
+    async def pause(self, call: Call, seconds: float) -> None:
+        """The provider asked this call to wait before its next attempt."""
+        why = f"{call.endpoint.provider or 'the provider'} asked to wait before {call.model or 'it'} is used again"
+        told = seconds >= WORTH_TELLING
+        if told:
+            self._tell(call, _wait_of(why, seconds))
+        try:
+            await self._sleep(seconds)
+        finally:
+            if told:
+                self._tell(call, None)
+
+    def _until_it_asks(self, refused: LimitError, after: float) -> float:
+        """Seconds. Whoever waits long asks meanwhile, at moments of its own: the limit may be raised or removed."""
+        if after > ASKS_AGAIN:
+            return ASKS_AGAIN * (1.0 + self._rand()) / 2
         if refused.code == "provider_pause":  # everybody was told the same moment
-            jitter = SPREAD
-        await self._sleep(min(after, LONGEST_SLEEP) + self._rand() * jitter)
+            return after + self._rand() * SPREAD
+        return after + self._rand() * min(MOST_JITTER, LEAST_JITTER + JITTER * after)
 
     def _tell(self, call: Call, wait: Wait | None) -> None:
-        is_new = wait is not None and id(call) not in self._waits
+        told = self._waits.get(id(call))
         if wait is None:
             self._waits.pop(id(call), None)
+        elif told is not None and _is_still_true(told, wait):
+            return
         else:
             self._waits[id(call)] = wait
         if call.caller.on_wait is not None:
             call.caller.on_wait(wait)
-        elif wait is not None and is_new and wait.seconds >= WORTH_TELLING:
+        elif wait is not None and told is None and wait.seconds >= WORTH_TELLING:
             _log.warning("%s", wait.message)  # on standard error where logging is not set up: the cell is not stuck
 
     # ------------------------------------------------------------------------------------------ the caller's gate
@@ -189,6 +208,20 @@ class Turns:
         if outcome.input_tokens is not None:
             key = (call.endpoint.provider, call.model or "", call.path)
             self._estimates.learn(key, call.body, outcome.input_tokens, outcome.output_tokens)
+
+
+def _wait_of(why: str, seconds: float) -> Wait:
+    return Wait(f"waiting {_seconds(seconds)}: {why}", why, seconds, time.monotonic() + seconds)
+
+
+def _is_still_true(told: Wait, wait: Wait) -> bool:
+    """Whether what was told needs no correction yet."""
+    told_since = time.monotonic() - (told.until - told.seconds)
+    return (
+        told.why == wait.why
+        and abs(told.until - wait.until) <= WORTH_TELLING
+        and told_since < min(told.seconds, TELLS_AGAIN)
+    )
 
 
 def _is_worth_waiting(refused: LimitError) -> bool:

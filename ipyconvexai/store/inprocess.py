@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ipyconvexai import guard
 from ipyconvexai.errors import Error, StoreError
 from ipyconvexai.ids import new_id
 from ipyconvexai.store.engine import Engine
@@ -73,6 +74,7 @@ class ThreadStore:
 
     @contextlib.contextmanager
     def transaction(self, pause: Pause = contextlib.nullcontext) -> Iterator[Transaction]:
+        guard.check("a transaction of its own")
         turn: Turn | None = None
 
         def send(statements: list[Statement], begins: bool) -> Any:
@@ -90,7 +92,10 @@ class ThreadStore:
             with contextlib.suppress(Error):
                 transaction.roll_back()
             raise
-        transaction.commit()
+        else:
+            transaction.commit()
+        finally:
+            transaction.leave()
 
     @contextlib.contextmanager
     def snapshot(self, limit: float | None = None, pause: Pause = contextlib.nullcontext) -> Iterator[Snapshot]:
@@ -111,9 +116,11 @@ class ThreadStore:
             finally:
                 done.set()
 
+        snapshot = Snapshot(look, pause)
         try:
-            yield Snapshot(look, pause)
+            yield snapshot
         finally:
+            snapshot.leave()
             view.close()
 
     def changes(self, until: Callable[[], bool] = bool) -> Iterator[set[str]]:

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, Protocol
 
+from ipyconvexai import guard
 from ipyconvexai.errors import Error, InputError, KeeperUnavailableError, StoreError, TransactionError
 from ipyconvexai.ids import new_id
 from ipyconvexai.store.folder import Folder
@@ -174,6 +175,7 @@ class KeeperStore:
 
     @contextlib.contextmanager
     def transaction(self, pause: Pause = contextlib.nullcontext) -> Iterator[Transaction]:
+        guard.check("a transaction of its own")  # a mutation's own is begun before it
         with contextlib.ExitStack() as stack:
             line: Line | None = None
 
@@ -196,7 +198,10 @@ class KeeperStore:
                     with contextlib.suppress(Error):
                         transaction.roll_back()
                 raise
-            transaction.commit()
+            else:
+                transaction.commit()
+            finally:
+                transaction.leave()
 
     def _begin(self, stack: contextlib.ExitStack, batch: list[tuple[Any, ...]]) -> tuple[Line, Any]:
         """A line with a transaction on it, and the result of its first statements."""
@@ -229,9 +234,11 @@ class KeeperStore:
                 except LOST:
                     raise _lost_snapshot() from None
 
+            snapshot = Snapshot(look, pause)
             try:
-                yield Snapshot(look, pause)
+                yield snapshot
             finally:
+                snapshot.leave()
                 if line is not None and line.at_rest:
                     try:
                         line.say("leave")

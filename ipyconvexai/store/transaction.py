@@ -61,6 +61,7 @@ class Transaction:
         self._waiting: list[Statement] = []
         self._begun = False
         self._doom: str | None = None
+        self._left = False
 
     def __call__(self, sql: str, params: Any = None) -> Rows:
         return self._go(Statement(sql, params))  # type: ignore[no-any-return]
@@ -73,15 +74,29 @@ class Transaction:
         self._doom = self._doom or why
 
     def later(self, sql: str, params: Any = None) -> None:
+        self._check()
         self._waiting.append(Statement(sql, params))
 
-    def _go(self, statement: Statement) -> Any:
+    def _check(self) -> None:
+        if self._left:
+            raise TransactionError(
+                "the transaction is over: its function, or its block, was left",
+                cure="Use ctx inside of the function only that it was given to.",
+                code="transaction_over",
+            )
         if self._doom is not None:
             raise TransactionError(
                 f"the transaction is over and rolled back: {self._doom}",
                 cure="A failure inside a transaction fails the whole of it, even where it is caught.",
                 code="transaction_over",
             )
+
+    def leave(self) -> None:
+        """The block was left: nothing more can be done in it."""
+        self._left = True
+
+    def _go(self, statement: Statement) -> Any:
+        self._check()
         statements, self._waiting = [*self._waiting, statement], []
         begins, self._begun = not self._begun, True
         with self._pause(), lifted():
@@ -109,6 +124,7 @@ class Snapshot:
         self._look = look
         self._pause = pause
         self._begun = False
+        self._left = False
 
     def __call__(self, sql: str, params: Any = None) -> Rows:
         return self._go(Statement(sql, params))  # type: ignore[no-any-return]
@@ -116,11 +132,17 @@ class Snapshot:
     def select(self, sql: str, params: Any = None) -> tuple[list[str], Rows]:
         return self._go(Statement(sql, params, True))  # type: ignore[no-any-return]
 
+    def leave(self) -> None:
+        """The block was left: nothing more can be read in it."""
+        self._left = True
+
     def _go(self, statement: Statement) -> Any:
+        if self._left:
+            raise TransactionError(
+                "the snapshot is over: its function, or its block, was left",
+                cure="Use ctx inside of the function only that it was given to.",
+                code="transaction_over",
+            )
         begins, self._begun = not self._begun, True
         with self._pause(), lifted():
             return self._look(statement, begins)
-
-    @property
-    def is_open(self) -> bool:
-        return self._begun

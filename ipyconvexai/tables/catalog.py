@@ -8,21 +8,26 @@ class stops no other function; two processes that do it at once do it once.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from dataclasses import dataclass
 from typing import Any
 
-from ipyconvexai.errors import DocumentError, SchemaError, TransactionError
-from ipyconvexai.ids import MOST_TABLES
+from ipyconvexai.errors import DataError, DocumentError, Error, QueryError, SchemaError, TransactionError
+from ipyconvexai.ids import MOST_TABLES, table_number
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.link import Execute, Store
 from ipyconvexai.tables import registry
 from ipyconvexai.tables.builtin import BUILT_IN
+from ipyconvexai.tables.columns import quote
 from ipyconvexai.tables.migration import Schema, create, declared, is_current, migrate
 from ipyconvexai.tables.model import RESERVED, Layout, Table, layout_of
 
 __all__ = ["Catalog", "Entry"]
 
+# What goes wrong with one class, and is remembered. A full disk or a keeper that is gone stops them all, and the next
+# function tries again.
+_OF_ONE_CLASS = (DataError, QueryError, TransactionError)
 _LOAD = "SELECT number, name, schema FROM document_tables"
 
 
@@ -70,7 +75,22 @@ class Catalog:
 
     def forget(self) -> None:
         """Look at everything again the next time: somebody else has changed the tables."""
-        self._seen = -1
+        with self._lock:
+            self._seen = -1
+
+    @property
+    def is_current(self) -> bool:
+        """Whether ``ensure_all`` would have nothing to do."""
+        return self._seen == registry.generation()
+
+    def other_table(self, target: type[Table], document_id: str) -> str | None:
+        """The name of the table that an id is of, where that is not the one of `target`; None where it is, or where it
+        cannot be told."""
+        number = table_number(document_id)
+        entry = self._entries.get(target.__table_name__.lower())
+        if number is None or entry is None or number == entry.number:
+            return None
+        return self.name_of(number)
 
     def entry(self, table: type[Table]) -> Entry:
         """What the ledger has for a class; an older class of the same name will do while its columns are the same.
@@ -94,6 +114,9 @@ class Catalog:
             return entry
         layout = layout_of(table)
         if not layout.same_columns(entry.layout):
+            newer = entry.layout.table
+            if (newer.__module__, newer.__qualname__) != (table.__module__, table.__qualname__):
+                raise DocumentError(f"{_two(table, newer.__place__)}; their fields differ", cure=_other_name(table))
             raise DocumentError(
                 f"the class {table.__name__} was defined again with other fields, and this is the older one",
                 cure="Run the cells again that use it.",
@@ -148,7 +171,7 @@ class Catalog:
             known = _load(execute).get(name.lower())
             if known is None or _dropped(known):
                 raise SchemaError(f"there is no table {name}", cure="See the names: SELECT name FROM document_tables.")
-            execute(f'DROP TABLE "{known.name}"')
+            execute(f"DROP TABLE {quote(known.name)}")
             # The row stays: another table under this number would take the ids of the old one for its own.
             _keep(execute, known.number, known.name, {"dropped": True})
         self.forget()
@@ -162,8 +185,8 @@ class Catalog:
             key = table.__table_name__.lower()
             try:
                 layouts[key] = layout_of(table)
-            except SchemaError as error:
-                faults[key] = error
+            except Exception as error:  # hints that are read late are code: anything can go wrong in them
+                faults[key] = _fault(table, error)
         stale = {key: layout for key, layout in layouts.items() if not _fits(known.get(key), layout)}
         fresh = [layout for key, layout in stale.items() if key not in known]
         if fresh and not self._together(fresh):
@@ -174,10 +197,8 @@ class Catalog:
                 while not done:
                     with self._store.transaction() as execute:
                         done = _bring_up_to_date(execute, layout)
-            except SchemaError as error:
-                faults[key] = error
-            except TransactionError as error:
-                faults[key] = _too_long(layout, error)
+            except _OF_ONE_CLASS as error:
+                faults[key] = _fault(layout.table, error)
         if stale or fresh:
             known = _load(self._store.read)
         self._names = {row.number: row.name for row in known.values() if not _dropped(row)}
@@ -194,7 +215,7 @@ class Catalog:
             with self._store.transaction() as execute:
                 for layout in layouts:
                     _bring_up_to_date(execute, layout)
-        except (SchemaError, TransactionError):
+        except _OF_ONE_CLASS:
             return True
         return False
 
@@ -258,8 +279,33 @@ def _refuse_strange_table(execute: Execute, layout: Layout) -> None:
         )
 
 
-def _too_long(layout: Layout, error: TransactionError) -> SchemaError:
-    return SchemaError(
-        f"the table {layout.name} could not be changed to what its class declares: {error.message}",
-        cure="Leave the new index or field out, or begin a new table and copy the documents in portions.",
-    )
+# ---------------------------------------------------------------------------------------------- faults
+def _fault(table: type[Table], error: Exception) -> SchemaError:
+    """What is raised wherever the class is used."""
+    message, cure = _told(table, error)
+    if table.__rival__:
+        return SchemaError(f"{message}; {_two(table, table.__rival__)}", cure=f"{_other_name(table)}\n{cure}".strip())
+    return error if isinstance(error, SchemaError) else SchemaError(message, cure=cure)
+
+
+def _told(table: type[Table], error: Exception) -> tuple[str, str]:
+    if isinstance(error, SchemaError):
+        return error.message, error.cure
+    message = f"the table {table.__table_name__} could not be changed to what its class declares: "
+    if isinstance(error, TransactionError):
+        return message + error.message, (
+            "Leave the new index or field out, or begin a new table and copy the documents in portions."
+        )
+    if isinstance(error, Error):
+        return message + error.message, error.cure
+    return f"{message}{type(error).__name__}: {error}", "Look at its type hints and at the defaults of its fields."
+
+
+def _two(table: type[Table], other: str) -> str:
+    return f"the table name {table.__table_name__!r} is used by two classes: {table.__place__}, and {other}"
+
+
+def _other_name(table: type[Table]) -> str:
+    module = re.sub(r"\W", "_", table.__module__.rpartition(".")[2]).strip("_")
+    name = f"{module}_{table.__table_name__}".lower()
+    return f'Name the table of one of them: class {table.__name__}(ai.Table, name="{name}").'

@@ -1,7 +1,7 @@
 """Fields as columns: which SQL type a type hint becomes, and how a value gets there and back.
 
-Calls settings. Promises: a value comes back as it was, or is refused with an error that names the field; secrets that
-this process knows are removed on the way; half characters become question marks, as everywhere in the ledger.
+Calls settings. Promises: a value comes back as it was, or is refused with an error that names the field, as a text with
+half a character is; secrets that this process knows are removed on the way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ipyconvexai.errors import DocumentError, SchemaError
 from ipyconvexai.settings import redact, redact_bytes
 from ipyconvexai.tables.ids import IdOf, proper_id
 
-__all__ = ["Column", "column_of", "literal"]
+__all__ = ["Column", "column_of", "literal", "quote"]
 
 MOST = 2**63  # BIGINT holds less than this, and no less than minus this
 SCALARS: dict[Any, tuple[str, str]] = {  # type -> kind, SQL type
@@ -115,7 +115,7 @@ class Column:
 
     @property
     def quoted(self) -> str:
-        return f'"{self.name}"'
+        return quote(self.name)
 
     @property
     def selected(self) -> str:
@@ -170,9 +170,7 @@ class Column:
 
     def _json(self, value: Any) -> str:
         plain = self._adapter.dump_python(value)
-        if (whole := _whole(plain)) is not plain:
-            value = self._adapter.validate_python(whole)
-            plain = self._adapter.dump_python(value)
+        _refuse_halves(plain)
         if _has_no_number(plain):
             raise ValueError("Infinity and NaN cannot be kept; use None")
         data = self._adapter.dump_json(value)
@@ -254,7 +252,7 @@ def column_of(table: str, name: str, info: FieldInfo) -> Column:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
-    text = redact(value if value.isascii() else value.encode("utf-8", "replace").decode())
+    text = redact(_sound(value))
     return str.__str__(text)  # plain, whatever subclass it was
 
 
@@ -337,19 +335,30 @@ _ENCODERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _whole(value: Any) -> Any:
-    """`value` (plain lists, dicts, scalars) with half characters as question marks; itself where it has none."""
+def _sound(text: str) -> str:
+    """`text` itself, which UTF-8 can hold; a ValueError where it has a half character (a lone surrogate)."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the text has half a character, {text[error.start]!r} at {error.start}, which cannot be kept;"
+                ' text.encode("utf-8", "replace").decode() makes it a question mark'
+            ) from None
+    return text
+
+
+def _refuse_halves(value: Any) -> None:
+    """Half characters anywhere in plain lists, dicts and scalars."""
     if isinstance(value, str):
-        return value if value.isascii() else _same_or(value, value.encode("utf-8", "replace").decode())
-    if isinstance(value, dict):
-        return _same_or(value, {_whole(key): _whole(one) for key, one in value.items()})
-    if isinstance(value, list):
-        return _same_or(value, [_whole(one) for one in value])
-    return value
-
-
-def _same_or(value: Any, other: Any) -> Any:
-    return value if value == other else other
+        _sound(value)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            _refuse_halves(key)
+            _refuse_halves(one)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for one in value:
+            _refuse_halves(one)
 
 
 def _has_no_number(value: Any) -> bool:
@@ -358,6 +367,11 @@ def _has_no_number(value: Any) -> bool:
     if isinstance(value, dict):
         return any(map(_has_no_number, value.values()))
     return isinstance(value, list | tuple | set | frozenset) and any(map(_has_no_number, value))
+
+
+def quote(name: str) -> str:
+    """`name` as an identifier in SQL, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def literal(value: Any, sql: str) -> str:

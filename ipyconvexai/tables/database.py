@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast, overload
 
 from pydantic import ValidationError
 
-from ipyconvexai.errors import DocumentError, NotAllowedError, NotFoundError, QueryError
+from ipyconvexai.errors import DocumentError, InputError, NotAllowedError, NotFoundError, QueryError
 from ipyconvexai.ids import new_id, table_number
 from ipyconvexai.store.link import Execute, Reads
 from ipyconvexai.tables.builtin import Conversation, Document, Message
@@ -28,6 +28,7 @@ from ipyconvexai.tables.query import Query
 __all__ = ["Reader", "Writer"]
 
 D = TypeVar("D", bound=Table)
+_CONTENT = ("content", "summary")
 _VIEWS = {"calls": {"requests", "responses"}}
 
 
@@ -182,6 +183,7 @@ class Writer(Reader):
     def __init__(self, execute: Execute, catalog: Catalog, now: datetime.datetime) -> None:
         super().__init__(execute, catalog, now)
         self._write = execute
+        self.keeps_content = True  # False with record="metadata": the ledger's own tables hold no texts then
 
     def insert(self, document: Table) -> str:
         """Insert a document; gives its id. Of a `Document` with the same content there is only one.
@@ -283,6 +285,11 @@ class Writer(Reader):
         chosen = columns if names is None else {name: columns[name] for name in names}
         values = {name: column.encode(getattr(document, name)) for name, column in chosen.items()}
         self.check_ids(entry.layout, values)
+        if not self.keeps_content and entry.built_in and any(values.get(name) for name in _CONTENT):
+            raise InputError(
+                f"with record='metadata' no content is kept in {entry.layout.name}",
+                cure="Keep it in a table of your own, or connect with record='full'.",
+            )
         return values
 
     def _check_content(self, current: Table, new: Table) -> None:

@@ -2,7 +2,7 @@
 
 Promises: pydantic takes a UUID's text, in lower case then, and nothing else; the table can be found in the hint's
 metadata, also where it is defined later (``Id["Note"]``). Whether an id is really one of that table is judged where
-the numbers of tables are known: in ``database``.
+the numbers of tables are known: in ``database``, and in arguments and results of functions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from ipyconvexai.tables import registry
@@ -49,17 +49,25 @@ class IdOf:
         return str(getattr(self.target, "__name__", self.target))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(_checked, core_schema.str_schema())
+        return core_schema.with_info_after_validator_function(self._check, core_schema.str_schema())
+
+    def _check(self, text: str, info: ValidationInfo) -> str:
+        """The runner says in the context which tables there are; elsewhere only the form can be judged."""
+        try:
+            text = proper_id(text)
+        except ValueError:
+            raise PydanticCustomError("id", "Value does not match: it is no id, which is the text of a UUID") from None
+        table, catalog = self.table(), (info.context or {}).get("catalog")
+        if table is not None and catalog is not None and (other := catalog.other_table(table, text)) is not None:
+            raise PydanticCustomError(
+                "id_of_another_table",
+                "Value does not match: it is an id of {other}, and one of {table} was expected",
+                {"other": other, "table": table.__table_name__},
+            )
+        return text
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "string", "format": "uuid"}
-
-
-def _checked(text: str) -> str:
-    try:
-        return proper_id(text)
-    except ValueError:
-        raise PydanticCustomError("id", "Value does not match: it is no id, which is the text of a UUID") from None
 
 
 def proper_id(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ipyconvexai.errors import SchemaError
 from ipyconvexai.store.link import Execute
-from ipyconvexai.tables.columns import FEW_VALUES, Column, literal
+from ipyconvexai.tables.columns import FEW_VALUES, Column, literal, quote
 from ipyconvexai.tables.model import Layout
 
 __all__ = ["Schema", "create", "declared", "is_current", "migrate"]
@@ -127,7 +127,7 @@ def _examine_type(execute: Execute, layout: Layout, column: Column, old: dict[st
 _COME = "Make it optional (`| None = None`) or give it a default."
 _GO = "Give it a default first, and run that once; then it can go."
 _FILL = "Give it a default, or fill those documents first."
-_DROP = "If its documents can go, drop the table (`catalog.drop`)."
+_DROP = "If its documents can go, drop the table (`ai.app().drop_table(...)`)."
 
 
 def _unsafe(
@@ -169,7 +169,14 @@ def _default(column: Column) -> str:
 
 def _value(column: Column) -> str:
     assert column.default is not None
-    return literal(column.encode(column.default()), column.shape.sql)
+    try:
+        value = column.default()
+    except Exception as error:  # a default_factory is anyone's code
+        raise SchemaError(
+            f"`{column.table}.{column.name}`: its default cannot be had: {type(error).__name__}: {error}",
+            cure="Mend its default_factory, or give it a plain default.",
+        ) from error
+    return literal(column.encode(value), column.shape.sql)
 
 
 def _art_indexes(table: str, schema: Schema) -> dict[str, str]:
@@ -184,6 +191,6 @@ def _art_indexes(table: str, schema: Schema) -> dict[str, str]:
 
 def _change_indexes(execute: Execute, table: str, old: dict[str, str], new: dict[str, str]) -> None:
     for name in old.keys() - new.keys():
-        execute(f'DROP INDEX "{name}"')
+        execute(f"DROP INDEX {quote(name)}")
     for name in new.keys() - old.keys():
-        execute(f'CREATE INDEX "{name}" ON "{table}" ("{new[name]}")')
+        execute(f"CREATE INDEX {quote(name)} ON {quote(table)} ({quote(new[name])})")

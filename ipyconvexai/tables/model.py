@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import datetime
 import re
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import pydantic_core
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -26,7 +28,7 @@ from pydantic_core import PydanticUndefined
 
 from ipyconvexai.errors import SchemaError
 from ipyconvexai.tables import registry
-from ipyconvexai.tables.columns import Column, Shape, column_of
+from ipyconvexai.tables.columns import Column, Shape, column_of, quote
 from ipyconvexai.tables.faults import document_error
 from ipyconvexai.tables.ids import IdOf
 
@@ -58,7 +60,7 @@ class _TableClass(ModelMetaclass):
     def __new__(mcs, title: str, bases: tuple[type, ...], namespace: dict[str, Any], /, **options: Any) -> Any:
         try:
             table = super().__new__(mcs, title, bases, namespace, **options)
-        except PydanticUserError as error:
+        except (PydanticUserError, pydantic_core.SchemaError) as error:  # the latter for names that are no Unicode
             raise SchemaError(
                 f"the table {title} cannot be defined: {str(error).splitlines()[0]}",
                 cure="Give each field a type hint of plain types (str, int, datetime ...) or pydantic models; an index"
@@ -66,6 +68,7 @@ class _TableClass(ModelMetaclass):
             ) from None
         if bases != (BaseModel,):
             _check(table)
+            type.__setattr__(table, "__place__", _place_of(table))
             registry.register(table)
         return table
 
@@ -80,6 +83,8 @@ class Table(BaseModel, metaclass=_TableClass):
     model_config = ConfigDict(extra="forbid", strict=True, ignored_types=(Index,))
 
     __table_name__: ClassVar[str] = ""
+    __place__: ClassVar[str] = ""  # where it is defined, for messages
+    __rival__: ClassVar[str] = ""  # and where a class is that had this table's name before, and is another one
     __system_columns__: ClassVar[tuple[str, str]] = ("_id", "_creation_time")
 
     _id: str | None = PrivateAttr(default=None)
@@ -108,6 +113,15 @@ class Table(BaseModel, metaclass=_TableClass):
         return None
 
 
+def _place_of(table: type[Table]) -> str:
+    """``Note in module notes, line 12``; the line is that of the class statement."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") != table.__module__:
+        frame = frame.f_back
+    line = f", line {frame.f_lineno}" if frame.f_globals.get("__name__") == table.__module__ else ""
+    return f"{table.__qualname__} in module {table.__module__}{line}"
+
+
 @dataclass(frozen=True)
 class Layout:
     """A table's class in terms of SQL."""
@@ -122,7 +136,7 @@ class Layout:
 
     @property
     def quoted(self) -> str:
-        return f'"{self.name}"'
+        return quote(self.name)
 
     @cached_property
     def system(self) -> dict[str, Column]:
@@ -276,8 +290,19 @@ def _check(table: type[Table]) -> None:
             cure="Leave extra out; a field `more: dict[str, Any]` holds anything.",
         )
     _refuse_underscores(table)
+    _refuse_strange_names(table)
     if table.__pydantic_complete__:
         layout_of(table)
+
+
+def _refuse_strange_names(table: type[Table]) -> None:
+    """A class statement cannot have such fields; `create_model` and ``type(Table)(...)`` can."""
+    for name in table.__pydantic_fields__:
+        if not name.isidentifier():
+            raise SchemaError(
+                f"{name[:80]!r} cannot be the name of a field of the table {table.__name__}",
+                cure="Use letters, digits and _, no digit first.",
+            )
 
 
 def _refuse_underscores(table: type[Table]) -> None:

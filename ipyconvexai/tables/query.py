@@ -20,6 +20,7 @@ from ipyconvexai.tables.ranges import Range
 __all__ = ["Page", "Query", "Source"]
 
 D = TypeVar("D", bound=Table)
+MOST = 2**62  # documents that anyone can ask for; a LIMIT is a BIGINT
 FIRST_BATCH, MOST_BATCH = 64, 1024  # documents per statement while their number is not known beforehand
 
 
@@ -141,7 +142,7 @@ class Query(Generic[D]):
         Raises:
             DocumentError: the cursor is damaged, or of another query.
         """
-        _whole_number("paginate", num_items, 1)
+        num_items = _whole_number("paginate", num_items, 1)
         start = None if cursor is None else cursors.decode(self._span, self._descending, cursor)
         found = list(self._found(num_items + 1, start))
         page = found[:num_items]
@@ -187,4 +188,4 @@ class Query(Generic[D]):
 def _whole_number(method: str, n: Any, least: int) -> int:
     if not isinstance(n, int) or isinstance(n, bool) or n < least:
         raise DocumentError(f"{method}({n!r}): {least} or more is meant", cure=f"Give {method}() a whole number.")
-    return n
+    return min(n, MOST)

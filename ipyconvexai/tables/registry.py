@@ -1,7 +1,8 @@
 """The tables that this process defines, by name. Calls nothing of the room.
 
-Promises: a class defined again (a notebook cell that runs again) takes the place of the older one; ``generation``
-counts definitions, so that a catalogue sees in no time that nothing is new.
+Promises: a class defined again (a notebook cell that runs again) takes the place of the older one, and so does another
+class of the same name, which then knows of it; ``generation`` counts definitions, so that a catalogue sees in no time
+that nothing is new.
 """
 
 from __future__ import annotations
@@ -19,8 +20,13 @@ _generation = 0
 
 def register(table: type[Any]) -> None:
     global _generation
+    key = table.__table_name__.lower()
     with _lock:
-        _tables[table.__table_name__.lower()] = table
+        if (before := _tables.get(key)) is not None:
+            again = (before.__module__, before.__qualname__) == (table.__module__, table.__qualname__)
+            # Its place as a text: a reference would keep every class alive that a notebook ever defined.
+            type.__setattr__(table, "__rival__", before.__rival__ if again else before.__place__)
+        _tables[key] = table
         _generation += 1
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from ipyconvexai.errors import ArgumentsError, InputError, NotAllowedError
+import ipyconvexai as ai
+from ipyconvexai.errors import ArgumentsError, InputError, NotAllowedError, NotFoundError
 from ipyconvexai.functions import jobs
 from ipyconvexai.functions.crons import Crons, advance, begin_due, cron, crons, is_same, remove_cron, write_cron
 from ipyconvexai.functions.registry import action, mutation, query, registry
 from ipyconvexai.functions.schedules import Expression, Interval, due_now, missed, parse_schedule
+from ipyconvexai.settings import remember_secret
 from ipyconvexai.store.link import Store, open_store
 
 T0 = datetime.datetime(2026, 5, 1, 12, 0, 0)
@@ -328,3 +330,25 @@ def test_a_schedule_that_cannot_be_read_stops_that_cron_only(store: Store, caplo
     begin_due(store, FUNCTIONS, at(0))
     assert state(store)[0] is None
     assert "cannot be read" in caplog.text
+
+
+def test_a_key_among_a_crons_arguments_is_refused(tidy: Crons):
+    remember_secret("sk-very-secret-0123456789")
+
+    @mutation
+    def cron_key(ctx, key: str) -> None: ...
+
+    with pytest.raises(ArgumentsError, match="holds a key"):
+        cron.hourly(args={"key": "sk-very-secret-0123456789"})(cron_key)
+    assert "cron_key" not in tidy.declared()
+
+
+def test_ai_cancel_takes_the_name_of_a_cron_too():
+    with ai.connect(":memory:") as app:
+        declare(app.store, Interval(10))
+        assert ai.cancel("tick") == "stopped"
+        assert app.store.read("SELECT next_time FROM crons") == [(None,)]
+        assert [row[:4] for row in ai.crons()] == [("tick", "cron_tick", '{"interval": 10}', None)]
+        assert ai.cancel("tick") == "stopped"
+        with pytest.raises(NotFoundError, match="no cron"):
+            ai.cancel("tock")

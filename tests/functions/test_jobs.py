@@ -504,3 +504,12 @@ def test_jobs_as_they_are_shown(store: Store):
     ((key, name, state, *_),) = store.read(jobs.JOBS_SQL)
     assert (name, state) == ("f", "pending")
     assert isinstance(key, str)
+
+
+def test_a_key_among_the_arguments_is_refused_and_not_changed(store: Store):
+    remember_secret("sk-very-secret-0123456789")
+    scheduler = SyncActionScheduler(store, user_id="ann")
+    with pytest.raises(ArgumentsError, match="holds a key") as caught:
+        scheduler.run_after(1, note_it, text="use sk-very-secret-0123456789")
+    assert "environment" in caught.value.cure
+    assert store.read("SELECT count(*) FROM scheduled_functions") == [(0,)]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,18 @@ class Clock:
 
 @dataclass
 class Context:
-    """What a limit looks at of a context: a mutation's has `execute` with ``later``, a query's one without."""
+    """What a limit looks at of a context: a mutation's has `_execute` with ``later``, a query's one without."""
 
-    execute: Any
+    _execute: Any
     clock: Callable[[], datetime.datetime] = utc_now
+
+    @property
+    def _runner(self) -> Any:
+        return self
+
+    @property
+    def db(self) -> Any:
+        return SimpleNamespace(tables_read=set())
 
 
 @dataclass
@@ -120,10 +129,11 @@ SHARE = (
 limit = rate_limits.rate_limit('chat', rate=10, per=60)
 class Context:
     clock = staticmethod(utc_now)
+    tables_read = set()
 def take(_):
     with store.transaction() as execute:
         context = Context()
-        context.execute = execute
+        context._execute, context._runner, context.db = execute, context, context
         return bool(limit.take(context, 'ada'))
 with ThreadPoolExecutor(int(sys.argv[2])) as pool:
     print('ready', flush=True)

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import datetime
+import itertools
 import logging
 import statistics
 import threading
@@ -21,12 +22,14 @@ from ipyconvexai.errors import (
     ConfigurationError,
     DiskFullError,
     LedgerLockedError,
+    StoreError,
     TransactionError,
     UnreachableError,
 )
-from ipyconvexai.functions import jobs
-from ipyconvexai.functions.crons import Cron, Crons
+from ipyconvexai.functions import jobs, scheduler
+from ipyconvexai.functions.crons import Cron, Crons, write_cron
 from ipyconvexai.functions.jobs import NewJob
+from ipyconvexai.functions.rate_limits import rate_limit
 from ipyconvexai.functions.registry import Registry, action, mutation, registry
 from ipyconvexai.functions.retries import Retry
 from ipyconvexai.functions.runner import Runner
@@ -335,6 +338,124 @@ def test_an_action_that_exits_harms_nobody(lab: Lab):
     assert lab.done(lab.schedule(_tick))["state"] == "success"
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+def test_a_mutation_that_exits_or_cancels_itself_fails_and_harms_nobody(lab: Lab, error: BaseException):
+    @mutation
+    def leaves(ctx) -> None:
+        raise error
+
+    lab.scheduler.start()
+    keys = [lab.schedule(leaves), lab.schedule(_tick)]
+    assert [lab.done(key)["state"] for key in keys] == ["failed", "success"]
+
+
+def test_a_mutation_fails_also_where_the_runner_lets_an_exit_through(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    real = lab.runner.amutate
+
+    async def exits(function: Any, *args: Any, **options: Any) -> Any:
+        if function.name == "exits_bare":
+            raise SystemExit(3)
+        return await real(function, *args, **options)
+
+    @mutation
+    def exits_bare(ctx) -> None: ...
+
+    monkeypatch.setattr(lab.runner, "amutate", exits)
+    lab.scheduler.start()
+    keys = [lab.schedule(exits_bare), lab.schedule(_tick)]
+    assert [lab.done(key)["state"] for key in keys] == ["failed", "success"]
+
+
+def test_an_action_whose_own_task_was_canceled_fails_and_was_not_interrupted(lab: Lab):
+    tried: list[str] = []
+
+    @action(retry=Retry(attempts=3, backoff=0.01))
+    async def cancels_itself(ctx) -> None:
+        tried.append("begun")
+        inner = asyncio.ensure_future(asyncio.sleep(60))
+        inner.cancel()
+        await inner
+
+    @action
+    async def cancels_its_task(ctx) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(60)
+
+    lab.scheduler.start()
+    rows = [lab.done(lab.schedule(fn)) for fn in (cancels_itself, cancels_its_task)]
+    assert [(row["state"], row["error_code"]) for row in rows] == [("failed", "canceled")] * 2
+    assert tried == ["begun"]
+
+
+def test_a_job_scheduled_for_nobody_runs_for_nobody(lab: Lab):
+    @mutation
+    def whose_mutation(ctx) -> bool:
+        return ctx.user_id is None
+
+    @action
+    async def whose_action(ctx) -> bool:
+        return ctx.user_id is None
+
+    lab.scheduler.start()  # its app's user is "owner"
+    keys = [lab.schedule(fn, user=user) for fn in (whose_mutation, whose_action) for user in (None, "")]
+    assert [lab.done(key)["result"] for key in keys] == ["true"] * 4
+
+
+# ---------------------------------------------------------------------------------------------- limits
+def test_what_its_own_limit_refuses_waits_for_it_and_uses_up_no_attempt(lab: Lab):
+    ran: list[float] = []
+
+    @action(limit=rate_limit("scheduler_own", rate=1, per=0.4))
+    async def limited_one(ctx) -> None:
+        ran.append(time.monotonic())
+
+    lab.scheduler.start()
+    rows = [lab.done(key) for key in [lab.schedule(limited_one) for _ in range(3)]]
+    assert [(row["state"], row["attempts"], row["errors"]) for row in rows] == [("success", 1, None)] * 3
+    assert min(later - sooner for sooner, later in itertools.pairwise(ran)) > 0.3
+
+
+def test_the_refusal_of_an_action_that_it_calls_fails_it_for_it_had_begun(lab: Lab):
+    ran: list[int] = []
+
+    @action(limit=rate_limit("scheduler_inner", rate=1, per=0.3))
+    async def inner_limited(ctx) -> None: ...
+
+    @action
+    async def calls_twice(ctx) -> None:
+        ran.append(1)
+        await ctx.run_action(inner_limited)
+        await ctx.run_action(inner_limited)
+
+    lab.scheduler.start()
+    row = lab.done(lab.schedule(calls_twice))
+    assert (row["state"], row["attempts"], len(ran)) == ("failed", 1, 1)
+
+
+def test_limits_that_are_idle_are_swept(store: Store):
+    now = utc_now()
+    clock = [now]
+    lab = Lab(store, clock=lambda: clock[0])
+    day, week = rate_limit("swept", 1, 60), rate_limit("kept", 1, datetime.timedelta(days=7))
+    owed = rate_limit("owed", 1, "day", kind="token_bucket")
+
+    @mutation
+    def takes(ctx) -> None:
+        day.take(ctx, key="a")
+        week.take(ctx, key="a")
+        for _ in range(19):
+            owed.reserve(ctx, key="a")
+
+    lab.runner.mutate(takes.ai_function, {})  # type: ignore[attr-defined]
+    clock[0] = now + datetime.timedelta(days=10)
+    lab.scheduler.start()
+    names = "SELECT name FROM rate_limits ORDER BY name"
+    wait_for(lambda: store.read(names) == [("kept",), ("owed",)], "the idle one to go")
+    lab.close()
+
+
 class Failing:
     """A store that fails so many times: before a transaction begins, or after it was committed (`lost`)."""
 
@@ -412,6 +533,32 @@ def test_a_mutation_whose_commit_was_lost_runs_once(store: Store):
     lab.close()
 
 
+def test_an_outcome_that_cannot_be_written_is_kept_and_the_action_never_runs_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(scheduler, "WRITE_AGAIN", 0.5)
+    failing = Failing(store)
+    lab = Lab(failing)
+    ran: list[str] = []
+
+    @action(retry=Retry(attempts=3, backoff=0.01))
+    async def paid_once(ctx) -> int:
+        ran.append(str(ctx.job_id))
+        failing.before = [StoreError("cannot be written")] * 2
+        return 7
+
+    lab.scheduler.start()
+    key = lab.schedule(paid_once)
+    wait_for(lambda: lab.scheduler._unwritten, "the scheduler to give up for a while")
+    failing.after = [lost()]  # of the next claim: from then on it is in doubt what it holds
+    fill(store, ("_tick", "mutation", "{}"))
+    lab.scheduler.wake()
+    wait_for(lambda: store.read("SELECT 1 FROM scheduled_functions WHERE name = '_tick' AND state = 'success'"), "it")
+    row = lab.done(key)
+    assert (row["state"], row["result"], row["attempts"], ran) == ("success", "7", 1, [key])
+    lab.close()
+
+
 # ---------------------------------------------------------------------------------------------- canceling
 def test_cancel_before_during_and_what_it_then_schedules(lab: Lab):
     going, go = threading.Event(), threading.Event()
@@ -485,7 +632,101 @@ def test_a_cron_of_a_mutation_goes_on_though_it_fails(store: Store):
     assert "failed" in states
 
 
+def test_a_function_defined_again_without_its_cron_stops_it_and_with_it_does_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(scheduler, "REDEFINED", 0.3)
+    lab = Lab(store)
+
+    def cell(with_cron: bool) -> None:
+        @mutation
+        def redefined_tick(ctx) -> None: ...
+
+        if with_cron:
+            time.sleep(0.1)  # a round may come between the two decorators
+            lab.crons.add(Cron("redefined", redefined_tick.ai_function, Interval(3600), "{}"))  # type: ignore[attr-defined]
+            lab.scheduler.wake()
+
+    sql = "SELECT next_time FROM crons WHERE next_time IS NOT NULL"
+    cell(True)
+    lab.scheduler.start()
+    wait_for(lambda: store.read("SELECT 1 FROM scheduled_functions WHERE state = 'success'"), "its first run")
+    ((following,),) = store.read(sql)
+    cell(True)
+    time.sleep(0.6)
+    assert store.read(sql) == [(following,)]
+    cell(False)
+    wait_for(lambda: store.read(sql) == [], "the cron to be stopped")
+    cell(True)
+    wait_for(lambda: store.read(sql), "the cron to go on")
+    lab.close()
+
+
+def test_a_cron_that_only_others_declare_goes_on_where_its_function_is_defined_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(scheduler, "REDEFINED", 0.05)
+    lab = Lab(store)
+
+    def define() -> Any:
+        @mutation
+        def theirs_tick(ctx) -> None: ...
+
+        return theirs_tick.ai_function  # type: ignore[attr-defined]
+
+    with store.transaction() as execute:
+        write_cron(execute, Cron("theirs", define(), Interval(3600), "{}"), None, utc_now())
+    lab.scheduler.start()
+    define()
+    time.sleep(0.3)
+    lab.done(lab.schedule(_tick))
+    assert store.read("SELECT next_time IS NOT NULL FROM crons") == [(True,)]
+    lab.close()
+
+
 # ---------------------------------------------------------------------------------------------- stopping
+class Slow(Failing):
+    """A store whose next transaction, where one is told to, waits."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.wait = False
+        self.waiting, self.go = threading.Event(), threading.Event()
+
+    @contextlib.contextmanager
+    def transaction(self, *args: Any) -> Iterator[Any]:
+        if self.wait:
+            self.wait = False
+            self.waiting.set()
+            self.go.wait(10)
+        with super().transaction(*args) as execute:
+            yield execute
+
+
+@pytest.mark.parametrize("closes_the_loop", [False, True])
+def test_a_cancel_while_its_success_is_written_changes_nothing(store: Store, closes_the_loop: bool):
+    slow = Slow(store)
+    lab = Lab(slow)
+
+    @action(retry=Retry(attempts=3))
+    async def paid_well(ctx) -> int:
+        slow.wait = True
+        return 7
+
+    lab.scheduler.start()
+    key = lab.schedule(paid_well)
+    assert slow.waiting.wait(10)
+    threading.Timer(0.3, slow.go.set).start()
+    if closes_the_loop:
+        lab.loop.close()
+        lab.scheduler._unsubscribe()  # type: ignore[misc] # nobody stopped it
+    else:
+        lab.stop()
+    row = lab.row(key)
+    assert (row["state"], row["result"], row["attempts"]) == ("success", "7", 1)
+    lab.close()
+
+
 def test_stop_waits_for_what_runs_and_hands_back_the_rest(lab: Lab):
     going, go = threading.Event(), threading.Event()
 
@@ -553,7 +794,7 @@ lab = Lab(store)
 
 @mutation
 def count_one(ctx, n: int) -> None:
-    ctx.execute("INSERT INTO conversations (id, created_at, title) VALUES (?, ?, ?)", [new_id(), utc_now(), f"m{n}"])
+    ctx._execute("INSERT INTO conversations (id, created_at, title) VALUES (?, ?, ?)", [new_id(), utc_now(), f"m{n}"])
 
 @action
 async def count_two(ctx, n: int) -> None:

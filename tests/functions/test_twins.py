@@ -270,7 +270,7 @@ def test_a_conversation_or_message_that_is_gone(app: ai.App, conversation: str):
         ai.run("cancel_response", message_id=gone)
     with pytest.raises(ai.errors.NotFoundError):
         ai.run("load_messages", conversation_id=conversation, before=gone)
-    with pytest.raises(ai.errors.DocumentError):  # an id of another table
+    with pytest.raises(ai.errors.ArgumentsError, match="conversation_id"):  # an id of another table
         say(reply, "hello")
 
 

@@ -153,6 +153,53 @@ def test_a_wait_tells_how_long_and_why(client: ai.OpenAI, limits: Limits, app: a
     assert second.time - first.time >= 0.3
 
 
+@pytest.mark.parametrize("change", ["unlimit", "raise"])
+def test_who_waits_notices_within_two_seconds_that_a_limit_is_removed_or_raised(lab: Lab, change: str):
+    limits = Limits(lab.store)
+    limits.limit("slow", requests=1)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3 and change == "unlimit":
+            await asyncio.to_thread(limits.unlimit, "slow")
+        elif len(slept) == 3:
+            await asyncio.to_thread(limits.limit, "slow", requests=9)
+
+    randomness = iter([0.0, 0.5, 0.999])
+    lab.corridor = Corridor(lab.ledger, lab.settings, lab.network.send, sleep=sleep, rand=lambda: next(randomness))
+    lab.wiring = dataclasses.replace(lab.wiring, corridor=lab.corridor)
+    told: list[Wait | None] = []
+    ask(lab.client())
+    with caller(on_wait=told.append):
+        ask(lab.client())
+    assert slept == pytest.approx([1.0, 1.5, 1.999]), "not all at once, and soon"
+    assert [wait and wait.why for wait in told] == ["limit slow (1 request per minute) is reached", None]
+
+
+def test_a_wait_is_told_anew_when_it_has_become_longer(lab: Lab):
+    limits = Limits(lab.store)
+    limits.limit("slow", requests=1, per=20)
+
+    async def sleep(seconds: float) -> None:
+        if len(told) == 1:
+            await asyncio.to_thread(limits.limit, "slow", requests=1, per=60)
+        else:
+            await asyncio.to_thread(limits.unlimit, "slow")
+
+    lab.corridor = Corridor(lab.ledger, lab.settings, lab.network.send, sleep=sleep)
+    lab.wiring = dataclasses.replace(lab.wiring, corridor=lab.corridor)
+    told: list[Wait | None] = []
+    ask(lab.client())
+    with caller(on_wait=told.append):
+        ask(lab.client())
+    assert [wait and wait.message for wait in told] == [
+        "waiting 20 s: limit slow (1 request per 20 s) is reached",
+        "waiting 60 s: limit slow (1 request per minute) is reached",
+        None,
+    ]
+
+
 def test_the_background_loop_shows_who_waits(client: ai.OpenAI, limits: Limits, app: ai.App):
     limits.limit("slow", requests=1)
     ask(client)
@@ -368,6 +415,27 @@ def test_a_429_of_one_caller_makes_the_others_wait(client: ai.OpenAI, app: ai.Ap
     assert endpoint.calls[1].time - endpoint.calls[0].time >= 0.4
     assert told[0] is not None
     assert "asked to wait" in told[0].why
+
+
+def test_a_long_pause_is_told_to_the_call_that_was_refused_and_to_the_others(lab: Lab, endpoint: Endpoint):
+    endpoint.reply([Fault(429, retry_after=100, times=1), "done"])
+    told: list[Wait | None] = []
+    with caller(on_wait=told.append):
+        ask(lab.client(max_retries=1))
+    assert [wait and wait.message for wait in told] == [
+        "waiting 100 s: custom asked to wait before m is used again",
+        None,
+    ]
+    assert lab.pauses == [pytest.approx(100, abs=0.1)]
+    told.clear()
+    thread = threading.Thread(target=in_threads, args=(1, lambda: ask(lab.client())))
+    thread.start()  # its pauses are not slept: it asks again and again
+    until(lambda: lab.corridor.waits)
+    (wait,) = lab.corridor.waits
+    assert wait.why == "custom asked to wait before m is used again"
+    assert 90 < wait.seconds <= 100
+    lab.store.close()
+    thread.join(10)
 
 
 def test_what_the_provider_says_is_shown(client: ai.OpenAI, limits: Limits, endpoint: Endpoint):

@@ -17,6 +17,7 @@ import pytest
 from ipyconvexai.errors import BudgetError, Error, InputError, LimitError
 from ipyconvexai.ids import new_id
 from ipyconvexai.limiting import Limiting
+from ipyconvexai.settings import remember_secret
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.inprocess import ThreadStore
 from ipyconvexai.store.ledger import Intent, Outcome
@@ -263,6 +264,9 @@ def test_names_are_made_and_found(memory: ThreadStore):
         (lambda limits: limits.limit(requests=1, provider="opnai"), '"openai"'),
         (lambda limits: limits.limit(requests=1, model="openai"), 'provider="openai"'),
         (lambda limits: limits.limit(requests=1, model="openai:x", provider="groq"), "one provider"),
+        (lambda limits: limits.limit(requests=1, model="openai:"), 'provider="openai"'),
+        (lambda limits: limits.budget(usd=1, model="openai/ "), 'provider="openai"'),
+        (lambda limits: limits.limit(requests=1, model="nobody:"), "openai:gpt-4.1-mini"),
         (lambda limits: limits.limit(requests=1, user=7), 'user="ada"'),
         (lambda limits: limits.limit("", requests=1), "gpt-minute"),
     ],
@@ -271,6 +275,18 @@ def test_wrong_input_names_the_cure(memory: ThreadStore, wrong: Callable[[Limits
     with pytest.raises(InputError) as caught:
         wrong(Limits(memory))
     assert cure in caught.value.cure
+    assert memory.limits() == []
+
+
+@pytest.mark.parametrize("word", ["name", "user", "model", "provider"])
+def test_a_key_in_a_limit_is_refused_and_not_told(memory: ThreadStore, word: str):
+    key = "sk-test-0123456789abcdefABCDEF"
+    remember_secret(key)
+    given: dict[str, Any] = {word: f"x{key}y"}
+    with pytest.raises(InputError) as caught:
+        Limits(memory).limit(requests=1, **given)
+    assert key not in str(caught.value)
+    assert word in caught.value.message
     assert memory.limits() == []
 
 
@@ -422,7 +438,10 @@ ROUNDS = 4  # on a machine that is busy otherwise the crowd itself may be too sl
 
 
 def crowded(ledger: str, store: KeeperStore, windows: int, kills: int) -> None:
-    """Undisturbed nine tenths of the limit are used; then the keeper is killed, and the limit is kept all the same."""
+    """Undisturbed nine tenths of the limit are used; then the keeper is killed, and the limit is kept all the same.
+
+    Nine tenths in the best of ROUNDS stretches; the limit itself is never passed in any of them.
+    """
     most, per = 40, 2.0
     with Endpoint(latency=0.01) as endpoint:
         crowd = Crowd(ledger, endpoint, 4)

@@ -13,18 +13,18 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
-from ipyconvexai.errors import DocumentError, SchemaError
+from ipyconvexai.errors import DiskFullError, DocumentError, SchemaError
 from ipyconvexai.ids import table_number
 from ipyconvexai.store.link import open_store
 from ipyconvexai.tables.catalog import Catalog
 from ipyconvexai.tables.ids import IdOf
-from ipyconvexai.tables.model import Index, Table
+from ipyconvexai.tables.model import Index, Table, layout_of
 from tests.tables.conftest import Lab
 
 
-def define(name: str = "Note", /, table: str | None = None, **fields: Any) -> Any:
+def define(name: str = "Note", /, table: str | None = None, module: str = __name__, **fields: Any) -> Any:
     """A class with these fields: a hint, or (hint, default); an Index is an index."""
-    namespace: dict[str, Any] = {"__annotations__": {}, "__module__": __name__}
+    namespace: dict[str, Any] = {"__annotations__": {}, "__module__": module}
     for field, what in fields.items():
         if isinstance(what, Index):
             namespace[field] = what
@@ -247,6 +247,110 @@ def test_a_bad_class_stops_nobody_else(lab: Lab):
     friend = define("Friend", note=hint)
     (note,) = lab.store.read('SELECT _id::VARCHAR FROM "Note"')[0]
     assert insert(lab, friend(note=note))
+
+
+def _no_default() -> int:
+    raise OSError("no file")
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ((int, Field(default_factory=_no_default)), r"`Note\.b`: its default cannot be had: OSError: no file"),
+        ((float, float("nan")), r"`Note\.b`: nan is no number"),
+        ((str, "\ud800"), r"`Note\.b`: the text has half a character"),
+    ],
+)
+def test_a_default_that_cannot_be_kept_stops_nobody_else(lab: Lab, field: Any, message: str):
+    insert(lab, define(a=str)(a="x"))
+    bad, good = define(a=str, b=field), define("Other", a=int)
+    assert insert(lab, good(a=1))
+    with pytest.raises(SchemaError, match=message):
+        all_of(lab, bad)
+    assert all_of(lab, good) == [{"a": 1}]
+
+
+def test_a_class_that_the_store_refuses_stops_nobody_else(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    bad, other, good = define(a=str), define("Other", a=str, b=(int, 1)), define("Good", a=int)
+    # No definition is known that DuckDB refuses and this package does not: so the SQL type is one that is none.
+    for table in (bad, other):
+        object.__setattr__(layout_of(table).columns["a"].shape, "sql", "NOTHING")
+    assert insert(lab, good(a=1))
+    for table in (bad, other):
+        with pytest.raises(SchemaError, match=f"the table {table.__name__} could not be changed .*NOTHING"):
+            all_of(lab, table)
+    assert all_of(lab, good) == [{"a": 1}]
+
+
+def test_hints_that_fail_when_they_are_read_late_stop_nobody_else(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    bad, good = define(a="Later.Inner"), define("Good", a=int)
+    monkeypatch.setitem(globals(), "Later", int)
+    assert insert(lab, good(a=1))
+    with pytest.raises(SchemaError, match=r"the table Note could not be changed .*Inner"):
+        all_of(lab, bad)
+
+
+def test_what_stops_everything_is_tried_again(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    table = define(a=int)
+
+    def full(*_: Any) -> Any:
+        raise DiskFullError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.store, "transaction", full)
+        with pytest.raises(DiskFullError):
+            lab.catalog.ensure_all()
+    assert insert(lab, table(a=1))
+
+
+# ---------------------------------------------------------------------------------------------- two of one name
+TWO = r"the table name 'Note' is used by two classes: Note in module app\.{}\b.*, and Note in module app\.{}\b"
+
+
+def test_two_modules_with_one_name_are_told_apart_where_there_are_documents(lab: Lab):
+    first = define(module="app.notes", a=str)
+    insert(lab, first(a="x"))
+    second = define(module="app.memos", b=int)
+    for table in (first, second):
+        with pytest.raises(SchemaError, match=TWO.format("memos", "notes")) as caught:
+            all_of(lab, table)
+        assert "`b` was no such field" in caught.value.message
+        assert 'class Note(ai.Table, name="memos_note")' in caught.value.cure
+    define(module="app.memos", b=int)  # its cell, run again
+    with pytest.raises(SchemaError, match=TWO.format("memos", "notes")):
+        all_of(lab, first)
+
+
+def test_two_modules_with_one_name_are_told_apart_in_an_empty_table(lab: Lab):
+    first = define(module="app.notes", a=str)
+    second = define(module="app.memos", b=int)
+    insert(lab, second(b=1))
+    with pytest.raises(DocumentError, match=TWO.format("notes", "memos")) as caught:
+        all_of(lab, first)
+    assert 'class Note(ai.Table, name="notes_note")' in caught.value.cure
+
+
+def test_the_line_of_a_class_is_told_where_it_is_known(lab: Lab):
+    class Note(Table):
+        a: str
+
+    line = Note.__place__.rpartition(", line ")[2]
+    source = Path(__file__).read_text(encoding="utf-8").splitlines()
+    assert source[int(line) - 1] == "    class Note(Table):"
+    assert define(module="app.notes", a=str).__place__ == "Note in module app.notes"
+
+
+def test_a_class_defined_again_is_no_second_one(lab: Lab):
+    older = define(a=str)
+    insert(lab, older(a="x"))
+    newer = define(a=str, b=(int, 1))
+    insert(lab, newer(a="x"))
+    with pytest.raises(DocumentError, match="defined again with other fields, and this is the older one"):
+        all_of(lab, older)
+    bad = define(a=int)
+    with pytest.raises(SchemaError) as caught:
+        all_of(lab, bad)
+    assert "two classes" not in caught.value.message
 
 
 def test_what_another_process_did_is_noticed_after_a_failure(lab: Lab):

@@ -90,6 +90,7 @@ def test_names_that_sql_would_not_bear_are_refused(name: str):
         ({}, {"x": 1}, "cannot be defined"),
         ({"x": int, "X": int}, {}, "upper and lower case"),
         ({"x": threading.Thread}, {}, "cannot be defined"),
+        ({"\ud800": int}, {}, "cannot be defined"),
         ({"x": Callable[[], None]}, {}, "cannot be kept"),
         ({"x": dict[str, Callable[[], None]]}, {}, "cannot be kept"),
         ({"x": Conversation}, {}, "whole document"),
@@ -105,6 +106,25 @@ def test_what_can_never_work_is_refused_at_the_definition(
     assert caught.value.cure
     assert registry.generation() == before
     assert registry.find("Thing") is None
+
+
+@pytest.mark.parametrize(
+    "field", ['x"y', 'a" VARCHAR); DROP TABLE messages; --', "a b", "", "1a", "a;b", "a-b", "a.b", "a\0"]
+)
+@pytest.mark.parametrize("hint", [int, "NotThereYet"])
+def test_a_field_that_is_no_identifier_is_refused_at_the_definition(field: str, hint: Any):
+    with pytest.raises(SchemaError, match="cannot be the name of a field of the table Thing") as caught:
+        type("Thing", (Table,), {"__annotations__": {field: hint}, "__module__": __name__})
+    assert caught.value.cure
+    assert registry.find("Thing") is None
+    with pytest.raises(SchemaError, match="cannot be the name of a field"):
+        pydantic.create_model("Thing", __base__=Table, **{field: (hint, ...)})  # type: ignore[call-overload] # any names
+
+
+def test_fields_in_any_script_and_keywords_are_fine():
+    names = ["größe", "名", "class", "select", "x" * 65]
+    table: Any = type("Thing", (Table,), {"__annotations__": dict.fromkeys(names, int), "__module__": __name__})
+    assert list(layout_of(table).columns) == names
 
 
 def test_extra_fields_cannot_be_allowed():

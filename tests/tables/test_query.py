@@ -117,6 +117,8 @@ def test_every_index_goes_on_with_the_instant_and_the_id(lab: Lab, ids: list[str
         (lambda q: q.gt("_creation_time", None).with_index("by_year"), "before any bound"),
         (lambda q: q.with_index("by_year", year="3"), "`Book.year`: Value does not match"),
         (lambda q: q.with_index("by_year").gt("year", 2**64), "beyond 64 bits"),
+        (lambda q: q.with_index("by_year", year=-(10**30)), "`Book.year`: .*beyond 64 bits"),
+        (lambda q: q.with_index("by_author", author="\ud800"), "`Book.author`: the text has half a character"),
         (lambda q: q.order("up"), "'up'"),
         (lambda q: q.order("asc").order("asc"), "comes once"),
         (lambda q: q.filter("x"), "takes a function"),
@@ -141,6 +143,14 @@ def test_one_and_none(lab: Lab, ids: list[str]):
     assert read(lab, lambda q: q.with_index("by_year", year=9).first()) is None
     assert read(lab, lambda q: q.take(0)) == []
     assert read(lab, lambda q: q.filter(lambda book: True).take(0)) == []
+
+
+@pytest.mark.parametrize("huge", [2**63 - 1, 2**63, 10**30])
+def test_more_than_there_can_be_is_all_there_are(lab: Lab, ids: list[str], huge: int):
+    assert len(read(lab, lambda q: q.take(huge))) == 5
+    assert len(read(lab, lambda q: q.filter(lambda book: True).take(huge))) == 5
+    page = read(lab, lambda q: q.paginate(num_items=huge))
+    assert (len(page.page), page.is_done) == (5, True)
 
 
 def test_a_query_can_be_used_twice(lab: Lab, ids: list[str]):

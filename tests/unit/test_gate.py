@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipyconvexai.limits.counters import LEAST_SLACK, LONGEST_SLEEP, slack_of
+from ipyconvexai.limits.counters import ASKS_AGAIN, LEAST_SLACK, slack_of
 from ipyconvexai.limits.definitions import UNITS_PER_USD, Asked, Definition
 from ipyconvexai.limits.gate import LONGEST_PAUSE, Admitted, Gate, Past, Refused
 
@@ -83,7 +83,7 @@ def run(made: Gate, workers: int, seconds: float, rand: random.Random, duration:
             heapq.heappush(events, (now + took, next(order), "settle", asked))
         else:
             assert answer.retry_after is not None
-            again = now + min(answer.retry_after, LONGEST_SLEEP) + rand.random() * 0.1
+            again = now + min(answer.retry_after, ASKS_AGAIN) + rand.random() * 0.1
             heapq.heappush(events, (again, next(order), "ask", asked))
     return stamps
 
@@ -145,6 +145,41 @@ def test_each_waiter_is_told_its_own_slot():
     told = [refused(made, START + 3).retry_after for _ in range(7)]
     window = 10 + slack_of(10.0) + 0.005
     assert told == pytest.approx([window - 3 + place % 3 + (place // 3) * 10.005 for place in range(7)])
+
+
+@pytest.mark.parametrize(("sent", "most", "waiters"), [(6, 1, 4), (25, 4, 9), (7, 3, 20), (3, 3, 7)])
+def test_each_waiter_is_told_its_moment_and_no_later_one_where_too_many_were_sent(sent: int, most: int, waiters: int):
+    """A limit that is set, or made smaller, when more than it allows was sent: that leaves within one window."""
+    history = [past(START - 3 + 0.1 * number, START - 3 + 0.1 * number) for number in range(sent)]
+    made = gate(limit(requests=most, per=3.0), past=history)
+    asked = [call() for _ in range(waiters)]
+    answers = [made.judge(one, START) for one in asked]
+    told = [0.0 if isinstance(answer, Admitted) else answer.retry_after or 0.0 for answer in answers]
+    assert told[0] <= 3.005
+    for one, answer, after in zip(asked, answers, told, strict=True):
+        if isinstance(answer, Refused):
+            assert isinstance(made.judge(one, START + after - 0.001), Refused)
+            assert made.judge(one, START + after + 1e-6) == Admitted()
+        made.settle(one.request_id, None, None, START + after)
+
+
+def test_tokens_beyond_a_limit_leave_within_one_window():
+    history = [past(START - 10 + number, START - 10 + number, tokens=500) for number in range(6)]
+    made = gate(limit(tokens=1000, per=60.0), past=history)
+    assert [refused(made, tokens=500).retry_after for _ in range(4)] == pytest.approx([54.005, 55.005, 114.01, 115.01])
+
+
+def test_who_asks_early_keeps_its_place():
+    made = gate(limit(requests=1, per=10.0))
+    made.judge(call(), START)
+    first, second = call("first"), call("second")
+    for moment in (0.0, 1.5, 3.0, 4.5, 6.0, 7.5, 9.0):
+        told = [made.judge(one, START + moment + 0.1 * place) for place, one in enumerate((first, second))]
+        assert [answer.retry_after for answer in told if isinstance(answer, Refused)] == pytest.approx(
+            [10.505 - moment, 10.505 - moment - 0.1 + 10.005]
+        )
+    assert isinstance(made.judge(second, START + 10.6), Refused)
+    assert made.judge(first, START + 10.6) == Admitted()
 
 
 def test_nobody_overtakes_those_who_wait():

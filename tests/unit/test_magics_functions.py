@@ -164,6 +164,21 @@ def test_jobs_are_listed_and_canceled(run: Run, shell: InteractiveShell, capsys:
     assert isinstance(run(f"%ai cancel {'0' * 8}-0000-7000-8000-{'0' * 12}"), errors.NotFoundError)
 
 
+def test_a_cron_is_stopped_by_its_name(run: Run, capsys: pytest.CaptureFixture[str]):
+    def add(name: str) -> None:
+        now = "now()::TIMESTAMP"
+        sql = f"INSERT INTO crons VALUES (?, 'f', '{{}}', '{{}}', NULL, {now}, {now}, NULL, NULL, 0, 0)"
+        with ai.app().store.transaction() as execute:
+            execute.later(sql, [name])
+
+    for name, written in (("nightly", "nightly"), ("each night", '"each night"')):
+        add(name)
+        assert run(f"%ai cancel {written}") is None
+        assert capsys.readouterr().out.startswith(f"cron {name}: stopped")
+    assert ai.app().store.read("SELECT DISTINCT next_time FROM crons") == [(None,)]
+    assert isinstance(run("%ai cancel nothing_there"), errors.NotFoundError)
+
+
 @pytest.mark.parametrize("word", ["crons", "limits"])
 def test_what_is_empty_is_an_empty_table(run: Run, word: str, capsys: pytest.CaptureFixture[str]):
     assert run(f"%ai {word}") is None

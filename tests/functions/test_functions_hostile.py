@@ -30,22 +30,22 @@ from ipyconvexai.functions.registry import of
 from ipyconvexai.store.folder import Folder
 
 
-class Thing(ai.Table):
+class Gadget(ai.Table):
     name: str
 
 
 @ai.mutation
-def put(ctx: Any, name: str) -> ai.Id[Thing]:
-    key: str = ctx.db.insert(Thing(name=name))
+def put_gadget(ctx: Any, name: str) -> ai.Id[Gadget]:
+    key: str = ctx.db.insert(Gadget(name=name))
     return key
 
 
 @ai.query
-def names(ctx: Any) -> list[str]:
-    return [thing.name for thing in ctx.db.query(Thing)]
+def gadget_names(ctx: Any) -> list[str]:
+    return [thing.name for thing in ctx.db.query(Gadget)]
 
 
-@ai.mutation(name="exits")
+@ai.mutation(name="gadget_exits")
 def mutation_exits(ctx: Any) -> None:
     sys.exit(3)
 
@@ -83,7 +83,7 @@ def test_a_function_that_ends_the_process_fails_and_the_loop_goes_on(memory: ai.
 
     @ai.action
     async def still_there(ctx: Any) -> str:
-        await ctx.run_mutation(put, name="after")
+        await ctx.run_mutation(put_gadget, name="after")
         return "yes"
 
     assert ai.run(still_there) == "yes"
@@ -166,7 +166,7 @@ def test_plain_actions_leave_room_for_what_they_wait_for(memory: ai.App):
     @ai.action
     def asks(ctx: Any) -> int:
         together.wait()
-        return len(ctx.run_query(names))
+        return len(ctx.run_query(gadget_names))
 
     @ai.action
     async def all_at_once(ctx: Any) -> list[int]:
@@ -176,18 +176,18 @@ def test_plain_actions_leave_room_for_what_they_wait_for(memory: ai.App):
 
 
 def test_a_query_survives_the_end_of_its_keeper(app: ai.App):
-    ai.run(put, name="there")
+    ai.run(put_gadget, name="there")
     killed: list[int] = []
 
     @ai.query
     def reads_twice(ctx: Any) -> list[str]:
-        ctx.db.query(Thing).first()
+        ctx.db.query(Gadget).first()
         if not killed:
             pid = Folder(app.store.path).keeper_pid()
             assert pid is not None
             killed.append(pid)
             os.kill(pid, signal.SIGKILL)
-        return [thing.name for thing in ctx.db.query(Thing)]
+        return [thing.name for thing in ctx.db.query(Gadget)]
 
     assert ai.run(reads_twice) == ["there"]
     assert len(killed) == 1
@@ -201,14 +201,14 @@ def test_nothing_but_ctx_writes_inside_of_a_function(memory: ai.App):
 
     @ai.mutation
     def opens_another(ctx: Any) -> None:
-        ctx.db.insert(Thing(name="lost"))
+        ctx.db.insert(Gadget(name="lost"))
         with ai.app().store.transaction() as execute:
             execute("DELETE FROM messages")
 
     for function in (limits_everybody, opens_another):
         with pytest.raises(NotAllowedError, match="a transaction of its own"):
             ai.run(function)
-    assert ai.run(names) == []
+    assert ai.run(gadget_names) == []
     assert len(memory.limits()) == 0
 
 
@@ -230,30 +230,30 @@ def test_a_ctx_that_is_kept_does_nothing_any_more(memory: ai.App):
 
     @ai.query
     def keeps_too(ctx: Any) -> None:
-        ctx.db.query(Thing).first()
+        ctx.db.query(Gadget).first()
         kept.append(ctx)
 
     ai.run(keeps)
     ai.run(keeps_too)
     with pytest.raises(TransactionError, match="was left"):
-        kept[0].db.insert(Thing(name="lost"))
+        kept[0].db.insert(Gadget(name="lost"))
     with pytest.raises(TransactionError, match="was left"):
-        kept[0].scheduler.run_after(0, put, name="lost")
+        kept[0].scheduler.run_after(0, put_gadget, name="lost")
     with pytest.raises(TransactionError, match="was left"):
-        kept[1].db.query(Thing).first()
+        kept[1].db.query(Gadget).first()
 
 
 def test_an_id_of_another_table_is_no_argument_and_no_result(memory: ai.App):
     @ai.query
-    def name_of(ctx: Any, thing: ai.Id[Thing]) -> str:
+    def name_of(ctx: Any, thing: ai.Id[Gadget]) -> str:
         return ctx.db.get(thing).name  # type: ignore[no-any-return]
 
     @ai.mutation
-    def wrong(ctx: Any) -> ai.Id[Thing]:
+    def wrong(ctx: Any) -> ai.Id[Gadget]:
         return ctx.db.insert(ai.Conversation(title="no thing"))  # type: ignore[no-any-return]
 
     conversation = ai.run("start_conversation", title="a")
-    assert ai.run(name_of, thing=ai.run(put, name="right")) == "right"
+    assert ai.run(name_of, thing=ai.run(put_gadget, name="right")) == "right"
     with pytest.raises(ArgumentsError, match="thing"):
         ai.run(name_of, thing=conversation)
     with pytest.raises(ResultError):

@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# Tests that run side by side. More than two would have the tests of time wait for a processor.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format format-check types bench weights clean
@@ -36,9 +38,9 @@ demo: $(VENV)/.installed-$(if $(LAB),lab,demo) ## run notebooks/01_quickstart.ip
 	@$(BIN)/ipyconvexai demo $(if $(LAB),--lab)
 
 # --------------------------------------------------------------------------------------------------- to work on
-test: $(VENV)/.installed-dev ## all tests, with the real local model; ARGS="-k name" goes to pytest
+test: $(VENV)/.installed-dev ## all tests, with the local model and a Chromium; ARGS="-k name" goes to pytest
 	@$(BIN)/python -m ipyconvexai.providers.weights
-	@IPYCONVEXAI_TEST_LOCAL=required $(BIN)/python -m pytest $(ARGS)
+	@IPYCONVEXAI_TEST_LOCAL=required IPYCONVEXAI_TEST_BROWSER=required $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff's rules
 	@$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from ipyconvexai.functions import rate_limits
 from ipyconvexai.functions.crons import crons
 from ipyconvexai.functions.registry import registry
 from ipyconvexai.functions.service import Functions, are_defined
-from ipyconvexai.generation import Generator, Prompt, Question
+from ipyconvexai.generation import Generator, Plan, Prompt, Question
 from ipyconvexai.limiting import Limiting
 from ipyconvexai.loops import BackgroundLoop
 from ipyconvexai.providers import clients
@@ -32,7 +32,7 @@ from ipyconvexai.providers.endpoints import resolve
 from ipyconvexai.providers.network import Network
 from ipyconvexai.records import Records
 from ipyconvexai.reply import Reply, Success
-from ipyconvexai.settings import Settings
+from ipyconvexai.settings import Settings, parse_replay
 from ipyconvexai.store.ledger import Ledger
 from ipyconvexai.store.link import open_store
 from ipyconvexai.values import Failure, Replay, Stop
@@ -80,6 +80,24 @@ class App(Limiting):
             return Success(self.generate(prompt, **options))
         except CallError as error:
             return failure(error)
+
+    def plan(self, prompt: Prompt, **options: Any) -> Plan:
+        """What ``generate`` would send, and the tokens and US dollars that would take, by estimate. Sends nothing."""
+        return self.run(self.generator.plan(question(prompt, options)))
+
+    def set_replay(self, policy: str | Replay) -> None:
+        """Whether recorded answers stand for new calls, from now on, where a call does not say it itself.
+
+        Args:
+            policy: "off", "reuse" (answer from the ledger where it can) or "only" (never send).
+
+        Raises:
+            InputError: another word.
+        """
+        replay = parse_replay(policy)
+        self.settings = replace(self.settings, replay=replay)
+        self.wiring.corridor.set_replay(replay)
+        self.generator.set_replay(replay)
 
     # ------------------------------------------------------------------------------------------ the bridge
     def run(
@@ -335,8 +353,6 @@ def connect(
 
     As a context manager it closes at the end and the app before is current again.
     """
-    from ipyconvexai.settings import parse_replay
-
     global _current
     settings = Settings.from_environment(
         path=path,

@@ -94,12 +94,12 @@ def _fetch() -> None:
 @main.command()
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--sql", "query", help="What to export; default: all calls.")
-def export(path: Path, query: str | None) -> None:
-    """Write the ledger's calls to PATH, a .parquet or .csv file."""
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def export(path: Path, query: str | None, force: bool) -> None:
+    """Write the ledger's calls to PATH: .parquet, .csv, or .jsonl (examples for fine-tuning; rows with --sql)."""
     from ipyconvexai.application import app
 
-    ledger = app().ledger
-    written = ledger.export(path) if query is None else ledger.export(path, query)
+    written = app().ledger.export(path, query, overwrite=force)
     click.echo(f"Written: {written}")
 
 

@@ -56,6 +56,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import traceback
 from types import TracebackType
 
@@ -168,9 +169,11 @@ class Error(Exception):
             lines.append(f"  recorded as request {self.request_id}")
         if place := users_line(self.__traceback__):
             lines.append(f"  at {place}")
-        return lines
+        return [_STEERING.sub("\ufffd", line) for line in lines]
 
 
+# What would steer a terminal or turn the writing: a title or a file's name may hold it, and no front end takes it out.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _MAGIC = "get_ipython().run_"  # what IPython makes of a magic: no line of the user's
 
 

@@ -12,10 +12,10 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
-from ipyconvexai.errors import EmptyPromptError, InputError
+from ipyconvexai.errors import EmptyPromptError, InputError, ReplayMissError
 from ipyconvexai.ids import new_id
 from ipyconvexai.providers.clients import AsyncOpenAI, Wiring
 from ipyconvexai.providers.corridor import CALLER
@@ -31,12 +31,14 @@ from ipyconvexai.store.conversations import (
     newest_messages,
 )
 from ipyconvexai.store.ledger import Ledger
-from ipyconvexai.values import Replay
+from ipyconvexai.values import Replay, Usage
 
-__all__ = ["Generator", "Prompt", "Question"]
+__all__ = ["Generator", "Plan", "Prompt", "Question"]
 
 Prompt = str | Sequence[Mapping[str, Any]]
 Conversation = tuple[str | None, bool]  # its id, and whether it is new
+
+_PATH = "chat/completions"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +58,34 @@ class Question:
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """A question as it will be sent, and what it would take by what such calls took.
+
+    Attributes:
+        endpoint: where to.
+        body: the whole request: model, messages, parameters.
+        usage: estimated tokens.
+        cost: estimated US dollars; None: the price is not known.
+    """
+
+    endpoint: Endpoint
+    body: dict[str, Any]
+    usage: Usage
+    cost: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A question that can be sent."""
+
+    question: Question
+    endpoint: Endpoint
+    conversation: Conversation
+    body: dict[str, Any]
+    replay: Replay | None
+
+
 class Generator:
     """Keeps one client per endpoint: making one costs 24 ms of CPU."""
 
@@ -63,21 +93,29 @@ class Generator:
         self._wiring = wiring
         self._ledger = ledger
         self._settings = settings
-        self._clients: dict[tuple[str, int], AsyncOpenAI] = {}
+        self._clients: dict[tuple[str, int, bool], AsyncOpenAI] = {}
+
+    def set_replay(self, policy: Replay) -> None:
+        """The policy of questions that name none, from now on."""
+        self._settings = dataclasses.replace(self._settings, replay=policy)
 
     # ------------------------------------------------------------------------------------------ endpoints
     async def endpoint(
-        self, model: str | None, base_url: str | None = None, key_variable: str | None = None
+        self,
+        model: str | None,
+        base_url: str | None = None,
+        key_variable: str | None = None,
+        to_send: bool = True,
     ) -> Endpoint:
         """Where `model` is reached. Blocking (a local model starts), so in a thread."""
         return await asyncio.to_thread(
-            resolve, model, settings=self._settings, base_url=base_url, key_variable=key_variable
+            resolve, model, settings=self._settings, base_url=base_url, key_variable=key_variable, to_send=to_send
         )
 
     def client(self, endpoint: Endpoint) -> AsyncOpenAI:
         # By what a client is made of: a local model that was started anew has another port and key.
         # The key itself would show in a repr of this dictionary.
-        address = (endpoint.base_url, hash(endpoint.key.reveal()) if endpoint.key else 0)
+        address = (endpoint.base_url, hash(endpoint.key.reveal()) if endpoint.key else 0, endpoint.unready)
         client = self._clients.get(address)
         if client is None:
             client = AsyncOpenAI(
@@ -98,20 +136,27 @@ class Generator:
             CallError: the call failed.
             StoreError: the ledger cannot record.
         """
-        endpoint, conversation, body = await self._prepare(question)
+        asked = await self._prepare(question)
         started = time.perf_counter()
-        with self._introduced(question, conversation[0]):
-            answer = await chat(self.client(endpoint), endpoint, body, self._timeout(question))
-        return await self._reply(question, endpoint, answer, conversation, time.perf_counter() - started)
+        try:
+            answer = await self._chat(asked)
+        except ReplayMissError as miss:
+            answer = await self._chat(asked := await self._ready(asked, miss))
+        return await self._reply(asked, answer, time.perf_counter() - started)
+
+    async def _chat(self, asked: _Prepared) -> Answer:
+        with self._introduced(asked):
+            return await chat(self.client(asked.endpoint), asked.endpoint, asked.body, self._timeout(asked.question))
 
     async def stream(self, question: Question) -> AsyncGenerator[str | Reply, None]:
         """The same as text deltas while they come, then the ``Reply``."""
-        endpoint, conversation, body = await self._prepare(question)
+        asked = await self._prepare(question)
         started = time.perf_counter()
-        parts = stream(self.client(endpoint), endpoint, body, self._timeout(question))
         answer: str | Answer | None
-        with self._introduced(question, conversation[0]):  # the request is made before the first part comes
-            answer = await anext(parts, None)
+        try:
+            parts, answer = await self._open(asked)
+        except ReplayMissError as miss:
+            parts, answer = await self._open(asked := await self._ready(asked, miss))
         try:
             while isinstance(answer, str):
                 yield answer
@@ -119,10 +164,42 @@ class Generator:
         finally:
             await parts.aclose()  # type: ignore[attr-defined] # an async generator
         assert answer is not None
-        yield await self._reply(question, endpoint, answer, conversation, time.perf_counter() - started)
+        yield await self._reply(asked, answer, time.perf_counter() - started)
 
-    async def _prepare(self, question: Question) -> tuple[Endpoint, Conversation, dict[str, Any]]:
-        """Whatever can be wrong with a question is found here, before anything is sent."""
+    async def _open(self, asked: _Prepared) -> tuple[AsyncIterator[str | Answer], str | Answer | None]:
+        """The parts of an answer, and the first of them: with it the request is made."""
+        parts = stream(self.client(asked.endpoint), asked.endpoint, asked.body, self._timeout(asked.question))
+        with self._introduced(asked):
+            return parts, await anext(parts, None)
+
+    async def plan(self, question: Question) -> Plan:
+        """What would be sent and what that would take; nothing is sent, started or written.
+
+        Raises:
+            InputError, ConfigurationError: it could not be sent; a missing key is none of these.
+            StoreError: the ledger cannot be read.
+        """
+        asked = await self._prepare(question, to_send=False)
+        usage, cost = await self._wiring.corridor.estimate(asked.endpoint, _PATH, asked.body)
+        return Plan(asked.endpoint, asked.body, usage, cost)
+
+    async def _prepare(self, question: Question, to_send: bool | None = None) -> _Prepared:
+        """Whatever can be wrong with a question is found here, before anything is sent.
+
+        `to_send`: whether its endpoint must be ready; None: unless a recorded answer may stand for it.
+        """
+        question, replay = self._checked(question)
+        form = None if question.schema is None else response_format(question.schema)
+        if to_send is None:
+            to_send = (replay or CALLER.get().replay or self._settings.replay) is Replay.OFF
+        endpoint = await self.endpoint(question.model, question.base_url, question.key_variable, to_send)
+        conversation = await self._conversation(question)
+        body = await self._body(question, endpoint, None if conversation[1] else conversation[0])
+        if form is not None:
+            body = {**body, "response_format": form}
+        return _Prepared(question, endpoint, conversation, body, replay)
+
+    def _checked(self, question: Question) -> tuple[Question, Replay | None]:
         check_prompt(question.prompt)
         for name in ("model", "system", "conversation", "base_url", "key_variable"):
             if not isinstance(value := getattr(question, name), str | None):
@@ -131,23 +208,31 @@ class Generator:
         question = dataclasses.replace(question, params=plain_params(question.params))
         if reserved := sorted(_RESERVED & set(question.params)):
             raise InputError(f"{reserved[0]}= is no parameter of a question", cure=_RESERVED_CURE)
-        if question.replay is not None:
-            parse_replay(question.replay)
         if question.on_limit not in (None, "wait", "raise"):
             raise InputError(f"on_limit={question.on_limit!r} is not known", cure='Use "wait" or "raise".')
-        form = None if question.schema is None else response_format(question.schema)
+        return question, None if question.replay is None else parse_replay(question.replay)
+
+    async def _ready(self, asked: _Prepared, miss: ReplayMissError) -> _Prepared:
+        """After `miss`: the same question to an endpoint that can answer it, where it may be sent.
+
+        Raises:
+            ReplayMissError: `miss`: nothing may be sent.
+            ConfigurationError: what the endpoint lacks.
+        """
+        policy = asked.replay or CALLER.get().replay or self._settings.replay
+        if not asked.endpoint.unready or policy is Replay.ONLY:
+            raise miss
+        question = asked.question
         endpoint = await self.endpoint(question.model, question.base_url, question.key_variable)
-        conversation = await self._conversation(question)
-        body = await self._body(question, endpoint, None if conversation[1] else conversation[0])
-        return endpoint, conversation, body if form is None else {**body, "response_format": form}
+        return dataclasses.replace(asked, endpoint=endpoint)
 
     @contextlib.contextmanager
-    def _introduced(self, question: Question, conversation: str | None) -> Iterator[None]:
+    def _introduced(self, asked: _Prepared) -> Iterator[None]:
         """Tell the corridor about this call, and this call only."""
         caller = CALLER.get()
-        replay = caller.replay if question.replay is None else parse_replay(question.replay)
-        known = conversation or caller.conversation_id
-        limit = question.on_limit or caller.limit
+        replay = Replay.ONLY if asked.endpoint.unready else asked.replay or caller.replay
+        known = asked.conversation[0] or caller.conversation_id
+        limit = asked.question.on_limit or caller.limit
         token = CALLER.set(dataclasses.replace(caller, replay=replay, limit=limit, conversation_id=known))
         try:
             yield
@@ -188,9 +273,8 @@ class Generator:
         return known
 
     # ------------------------------------------------------------------------------------------ what came back
-    async def _reply(
-        self, question: Question, endpoint: Endpoint, answer: Answer, conversation: Conversation, duration: float
-    ) -> Reply:
+    async def _reply(self, asked: _Prepared, answer: Answer, duration: float) -> Reply:
+        question, endpoint, conversation = asked.question, asked.endpoint, asked.conversation
         reading, schema = answer.reading, question.schema
         text = reading.text or ""
         reply = Reply(

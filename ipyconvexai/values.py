@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["Caller", "Failure", "Gate", "Replay", "Status", "Stop", "Usage", "Wait"]
+__all__ = ["Caller", "Failure", "Gate", "Purse", "Replay", "Status", "Stop", "Usage", "Wait"]
 
 
 class Status(enum.StrEnum):
@@ -72,6 +73,34 @@ class Wait:
     until: float
 
 
+class Purse:
+    """US dollars that several calls may cost together: the tries of one cell, say. Thread-safe."""
+
+    def __init__(self, usd: float) -> None:
+        self.usd = usd
+        self._lock = threading.Lock()
+        self._taken: dict[str, float] = {}
+
+    @property
+    def left(self) -> float:
+        with self._lock:
+            return self.usd - sum(self._taken.values())
+
+    def take(self, call: str, usd: float) -> bool:
+        """Reserve what the call of that id is estimated to cost; False: that is more than is left."""
+        with self._lock:
+            if sum(self._taken.values()) + usd > self.usd:
+                return False
+            self._taken[call] = usd
+            return True
+
+    def settle(self, call: str, usd: float | None) -> None:
+        """What it did cost in place of the estimate; None: nobody knows, so the estimate stays."""
+        with self._lock:
+            if usd is not None and call in self._taken:
+                self._taken[call] = usd
+
+
 class Stop:
     """Shared by who waits and who works: says why the work was cancelled."""
 
@@ -103,6 +132,7 @@ class Caller:
     limit: str | None = None  # "wait" until a limit allows it, or "raise"; None: the setting
     # Told on the background loop when a limit makes the call wait, and with None when that is over.
     on_wait: Callable[[Wait | None], None] | None = field(default=None, repr=False, compare=False)
+    purse: Purse | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

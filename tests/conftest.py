@@ -38,9 +38,9 @@ def own_definitions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         from ipyconvexai.functions.registry import define_built_in, registry
 
         define_built_in()  # else the first test that needs them would take them along
-        kept = {name: function for name, function in registry._functions.items() if is_known(function.handler)}
-        monkeypatch.setattr(registry, "_functions", kept)
-        monkeypatch.setattr(crons, "_declared", {k: v for k, v in crons.declared().items() if v.function.name in kept})
+        kept = {name: function for name, function in registry.all().items() if is_known(function.handler)}
+        monkeypatch.setattr(registry, "_defined", kept)
+        monkeypatch.setattr(crons, "_defined", {k: v for k, v in crons.all().items() if v.function.name in kept})
     if "ipyconvexai.tables.registry" in sys.modules:
         import ipyconvexai.tables.builtin  # noqa: F401 - for the same reason
         from ipyconvexai.tables import registry as tables

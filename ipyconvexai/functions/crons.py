@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import datetime
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ipyconvexai.errors import InputError, NotAllowedError
 from ipyconvexai.functions import jobs
+from ipyconvexai.functions.definitions import Definitions
 from ipyconvexai.functions.registry import Function, Kind, of
 from ipyconvexai.functions.schedules import Expression, Interval, Schedule, due_now, missed, parse_schedule
 from ipyconvexai.ids import new_id
@@ -27,6 +27,7 @@ __all__ = [
     "Crons",
     "advance",
     "begin_due",
+    "bring_back",
     "cron",
     "crons",
     "is_cron",
@@ -39,6 +40,7 @@ __all__ = [
 _log = logging.getLogger("ipyconvexai.scheduler")
 
 F = TypeVar("F", bound=Callable[..., Any])
+LATER_CLOCK = datetime.timedelta(seconds=5)  # by which the clock of who last wrote a cron may be later than `now`
 DAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
 
 
@@ -52,13 +54,8 @@ class Cron:
     args: str
 
 
-class Crons:
-    """What this process has declared, by name; thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._declared: dict[str, Cron] = {}
-        self._listeners: list[Callable[[], None]] = []
+class Crons(Definitions[Cron]):
+    """What this process has declared, by name."""
 
     def add(self, declared: Cron) -> None:
         """Declare `declared`; one of that name from an earlier run of its cell is replaced.
@@ -66,36 +63,14 @@ class Crons:
         Raises:
             InputError: two crons of one function have one name.
         """
-        with self._lock:
-            other = self._declared.get(declared.name)
-            if other is not None and other.function is declared.function and other.schedule != declared.schedule:
+
+        def check(other: Cron) -> None:
+            if other.function is declared.function and other.schedule != declared.schedule:
                 raise InputError(
                     f"two crons have the name {declared.name}", cure='Give the second one another: name="...".'
                 )
-            self._declared[declared.name] = declared
-            listeners = list(self._listeners)
-        for listener in listeners:
-            listener()
 
-    def declared(self) -> dict[str, Cron]:
-        with self._lock:
-            return dict(self._declared)
-
-    def discard(self, name: str) -> None:
-        with self._lock:
-            self._declared.pop(name, None)
-
-    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have `callback` called after each declaration; gives what ends that."""
-        with self._lock:
-            self._listeners.append(callback)
-
-        def end() -> None:
-            with self._lock:
-                if callback in self._listeners:
-                    self._listeners.remove(callback)
-
-        return end
+        self.put(declared.name, declared, check)
 
 
 crons = Crons()
@@ -316,6 +291,39 @@ def begin_due(store: Store, functions: Mapping[str, Function], now: datetime.dat
                 jobs.insert(execute.later, job)
         if mine and skipped:
             _tell_skipped(row.name, skipped, following)
+
+
+_AHEAD = """
+SELECT name, schedule, next_time FROM crons WHERE next_time > ? AND function IN (SELECT unnest(?::VARCHAR[]))
+"""
+
+
+def bring_back(store: Store, functions: Mapping[str, Function], now: datetime.datetime) -> None:
+    """Give crons that are due later than their schedule allows their next time anew.
+
+    The clock was ahead when they got it, and was set back since: they would stand still until it is there again.
+    """
+    for name, text, next_time in store.read(_AHEAD, [now, sorted(functions)]):
+        latest = _latest(text, next_time, now)
+        if latest is None:
+            continue
+        with store.transaction() as execute:
+            mine = execute(
+                "UPDATE crons SET next_time = ? WHERE name = ? AND next_time = ? RETURNING 1", [latest, name, next_time]
+            )
+        if mine:
+            when = latest.isoformat(" ", "seconds")
+            _log.warning("cron %s: the clock was set back, the next run is at %s UTC", name, when)
+
+
+def _latest(text: str, next_time: datetime.datetime, now: datetime.datetime) -> datetime.datetime | None:
+    """The latest that a cron of the schedule `text` may be due, where `next_time` is beyond it; None: it is not."""
+    try:
+        schedule = parse_schedule(text)
+        # Not by a moment: another process may have begun the tick that is next for `now`.
+        return schedule.latest(now) if next_time > schedule.latest(now + LATER_CLOCK) else None
+    except Exception:  # ``begin_due`` says so and stops it when it is due
+        return None
 
 
 def _job(row: _Row, function: Function, tick: datetime.datetime, now: datetime.datetime) -> jobs.NewJob:

@@ -14,12 +14,12 @@ import inspect
 import keyword
 import math
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ipyconvexai.errors import InputError, UnknownFunctionError
+from ipyconvexai.functions.definitions import Definitions
 from ipyconvexai.functions.retries import ONCE, Retry
 from ipyconvexai.functions.validation import Arguments, Result, nearest
 
@@ -88,21 +88,12 @@ class Function:
         return f"{self.name}{self.arguments.describe()}"
 
 
-class Registry:
-    """Functions by name; thread-safe. There is one per process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._functions: dict[str, Function] = {}
-        self._listeners: list[Callable[[], None]] = []
+class Registry(Definitions[Function]):
+    """Functions by name. There is one per process; jobs of a name that it does not know wait for another process."""
 
     def add(self, function: Function) -> None:
         """Replaces the one of the same name."""
-        with self._lock:
-            self._functions[function.name] = function
-            listeners = list(self._listeners)
-        for tell in listeners:
-            tell()
+        self.put(function.name, function)
 
     def find(self, name: str) -> Function:
         """The function of that name; the package's own may be named without their prefix.
@@ -110,7 +101,7 @@ class Registry:
         Raises:
             UnknownFunctionError: there is none; it names the nearest.
         """
-        found = self._functions.get(name) or self._functions.get(f"{BUILT_IN}{name}")
+        found = self.get(name) or self.get(f"{BUILT_IN}{name}")
         if found is not None:
             return found
         known = self.names()
@@ -121,25 +112,7 @@ class Registry:
         raise UnknownFunctionError(f"no function {name!r} is defined here", cure=cure)
 
     def names(self) -> set[str]:
-        with self._lock:
-            return set(self._functions)
-
-    def discard(self, name: str) -> None:
-        """Forget a function; jobs of that name wait for a process that defines it."""
-        with self._lock:
-            self._functions.pop(name, None)
-
-    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have `callback` called after each definition; gives what ends that."""
-        with self._lock:
-            self._listeners.append(callback)
-
-        def end() -> None:
-            with self._lock:
-                if callback in self._listeners:
-                    self._listeners.remove(callback)
-
-        return end
+        return set(self.all())
 
 
 registry = Registry()

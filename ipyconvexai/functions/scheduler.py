@@ -36,7 +36,17 @@ from ipyconvexai.errors import (
 )
 from ipyconvexai.functions import jobs, rate_limits
 from ipyconvexai.functions.changes import hub_of
-from ipyconvexai.functions.crons import Cron, Crons, advance, begin_due, crons, is_same, stop_cron, write_cron
+from ipyconvexai.functions.crons import (
+    Cron,
+    Crons,
+    advance,
+    begin_due,
+    bring_back,
+    crons,
+    is_same,
+    stop_cron,
+    write_cron,
+)
 from ipyconvexai.functions.jobs import Due, Job, JobState, Outcome
 from ipyconvexai.functions.registry import Function, Kind, Registry, registry
 from ipyconvexai.functions.running import Running
@@ -125,6 +135,7 @@ class Scheduler:
         self._unsubscribe: Callable[[], None] | None = None
         self._doubtful = False  # whether it may hold more than it knows
         self._swept: datetime.datetime | None = None
+        self._looked: datetime.datetime | None = None  # the last round's now
 
     def _listen(self) -> None:
         weak = weakref.ref(self)
@@ -218,9 +229,11 @@ class Scheduler:
             await self._wait_until(self._with_writes(next_time))
 
     async def _wait_until(self, moment: datetime.datetime | None) -> None:
+        now = self._clock()
         while not self._awake.is_set():
-            left = LONGEST_WAIT if moment is None else (moment - self._clock()).total_seconds()
-            if left <= 0:
+            before, now = now, self._clock()
+            left = LONGEST_WAIT if moment is None else (moment - now).total_seconds()
+            if left <= 0 or now < before:  # the clock was set back: `moment` is not what it was
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._awake.wait(), min(left, LONGEST_WAIT))
@@ -242,6 +255,9 @@ class Scheduler:
         redefined = self._stop_crons(store)
         self._recover(store)
         now = self._clock()
+        if self._looked is None or now < self._looked:
+            bring_back(store, functions, now)
+        self._looked = now
         due = jobs.look(store, functions, now)
         if due.next_cron is not None and due.next_cron <= now:
             begin_due(store, functions, now)
@@ -270,7 +286,7 @@ class Scheduler:
 
     def _write_crons(self, store: Store) -> None:
         user = self._runner.settings.user
-        for name, declared in self._declared.declared().items():
+        for name, declared in self._declared.all().items():
             if self._written.get(name) is not declared and not self._is_replaced(declared):
                 if not is_same(store, declared, user):
                     with store.transaction() as execute:
@@ -284,7 +300,7 @@ class Scheduler:
         declares the cron and this one never did, there is nothing to stop.
         """
         now = time.monotonic()
-        replaced = [cron for cron in self._declared.declared().values() if self._is_replaced(cron)]
+        replaced = [cron for cron in self._declared.all().values() if self._is_replaced(cron)]
         self._replaced = {cron: self._replaced.get(cron, now) for cron in replaced}
         left = [REDEFINED - (now - since) for cron, since in self._replaced.items() if cron not in self._stopped]
         for cron, since in self._replaced.items():

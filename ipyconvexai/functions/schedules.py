@@ -27,6 +27,9 @@ class Schedule(Protocol):
     def first(self, now: datetime.datetime) -> datetime.datetime:
         """The first tick of a cron that is defined at `now`."""
 
+    def latest(self, now: datetime.datetime) -> datetime.datetime:
+        """The latest that the next tick of any cron of this schedule can be, seen from `now`."""
+
     def passed(self, tick: datetime.datetime, now: datetime.datetime) -> Passed:
         """The ticks from `tick` (itself one) up to `now` inclusive."""
 
@@ -67,6 +70,9 @@ class Interval:
     def first(self, now: datetime.datetime) -> datetime.datetime:
         return now
 
+    def latest(self, now: datetime.datetime) -> datetime.datetime:
+        return now + self._period
+
     def passed(self, tick: datetime.datetime, now: datetime.datetime) -> Passed:
         if tick > now:
             return Passed(0, None, tick)
@@ -96,6 +102,9 @@ class Expression:
             ) from None
 
     def first(self, now: datetime.datetime) -> datetime.datetime:
+        return self._after(now)
+
+    def latest(self, now: datetime.datetime) -> datetime.datetime:
         return self._after(now)
 
     def passed(self, tick: datetime.datetime, now: datetime.datetime) -> Passed:

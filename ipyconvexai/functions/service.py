@@ -21,7 +21,7 @@ __all__ = ["Functions", "are_defined"]
 
 def are_defined() -> bool:
     """Whether this process defines functions of its user's, or crons: then jobs may wait for it."""
-    return bool(crons.declared()) or any(not name.startswith(BUILT_IN) for name in registry.names())
+    return bool(crons.all()) or any(not name.startswith(BUILT_IN) for name in registry.names())
 
 
 class Functions:

@@ -1,4 +1,4 @@
-"""One question of a cell: interpolated, sent, drawn while the answer comes. Calls the app, screens and formats.
+"""One question of a cell: prepared, sent, drawn while the answer comes. Calls the app, screens and formats.
 
 Promises: an empty question is never sent; a failed call fails the cell; after an interrupt or a cut what had come stays
 on the screen and says what it is.
@@ -7,78 +7,131 @@ on the screen and says what it is.
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from IPython.core.error import UsageError
+
 from ipyconvexai.errors import Error
 from ipyconvexai.notebook import formats
-from ipyconvexai.notebook.interpolation import interpolate
+from ipyconvexai.notebook.formats import Format
 from ipyconvexai.notebook.options import Options
+from ipyconvexai.notebook.preparing import Prepared, prepare
 from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, in_kernel
-from ipyconvexai.values import Wait
+from ipyconvexai.notebook.session import Session
+from ipyconvexai.reply import Reply
+from ipyconvexai.values import Purse, Wait
 
-__all__ = ["ask", "from_a_magic"]
+__all__ = ["ask", "countdown", "from_a_magic", "note_of", "stopped"]
 
 
-def ask(shell: Any, options: Options, cell: str) -> None:
-    """Send the question of `cell` and show the answer.
+def ask(session: Session, options: Options, text: str, *, interpolated: bool = True) -> Reply | None:
+    """Send the question `text` and show the answer; without `interpolated` braces are left as they are.
+
+    Gives the reply of one model that answered in words, else None.
+
+    Gives the answer, where there is one, and only one.
 
     Raises:
+        UsageError: options that do not go together.
         Error: what ``ai.generate`` raises.
         KeyboardInterrupt: the kernel was interrupted; it draws itself in one line.
     """
-    from ipyconvexai.application import TextStream, app
-    from ipyconvexai.generation import Question, check_prompt
-
-    prompt = interpolate(cell.strip("\n"), shell.user_ns)
-    check_prompt(prompt)
-    question = Question(
-        prompt + formats.ASK_FOR.get(options.format, ""),
-        model=options.model,
-        system=options.system,
-        conversation=options.conversation,
-        replay=options.replay,
-        params=options.params,
+    _check(options)
+    format = formats.of("json" if options.schema else options.format)
+    prepared = prepare(
+        session, options, text, ask_for="" if options.schema else format.ask_for, interpolated=interpolated
     )
-    screen = _screen(shell, options)
-    streams = options.stream and options.format in ("markdown", "text")
+    if options.dry_run:
+        from ipyconvexai.notebook.dry_run import show
+
+        show(session, options, prepared)
+    elif options.format == "image":
+        from ipyconvexai.notebook.pictures import draw
+
+        draw(session, options, prepared.prompt)
+    elif options.models:
+        from ipyconvexai.notebook.comparing import compare
+
+        compare(session, options, prepared)
+    else:
+        return _ask(session, options, prepared, format)
+    return None
+
+
+def _check(options: Options) -> None:
+    if options.models and options.model:
+        raise UsageError("--models names the models; leave out the one before it.")
+    if options.models and options.conversation:
+        raise UsageError("--models has several answers and a conversation one: leave out -c.")
+    if options.format == "image" and (options.models or options.schema or options.conversation):
+        raise UsageError("-f image goes with one model, and neither with --schema nor with -c.")
+
+
+def _ask(session: Session, options: Options, prepared: Prepared, format: Format) -> Reply:
+    from ipyconvexai.application import TextStream, app
+
+    screen = _screen(session, format, markdown=options.format == "markdown" and not options.schema)
+    streams = options.stream and not options.schema and (format.grows if in_kernel(session.shell) else format.streams)
     waits: list[Wait | None] = [None]  # the last that was told
 
     def tick() -> None:
         if (wait := waits[-1]) is not None:
-            screen.wait(wait.message)
+            screen.wait(countdown(wait))
         elif streams:
             screen.draw(stream.text)
 
-    with from_a_magic(on_wait=waits.append):
-        stream = TextStream(app(), question)
+    with from_a_magic(on_wait=waits.append, budget=options.budget):
+        stream = TextStream(app(), prepared.question)
         try:
             reply = stream.read(tick=tick)
         except KeyboardInterrupt as interrupt:
             _leave(screen, stream.text, "interrupted: not the whole answer")
-            interrupt._render_traceback_ = _interrupted  # type: ignore[attr-defined] # IPython's protocol
+            interrupt._render_traceback_ = stopped  # type: ignore[attr-defined] # IPython's protocol
             raise
         except Error as error:
+            session.last_request = error.request_id or session.last_request
             _leave(screen, stream.text, f"{error.code}: not the whole answer")
             raise
+    session.last_request = reply.request_id
     if options.output:
-        shell.user_ns[options.output] = reply
-    _finish(shell, screen, options, reply)
+        session.shell.user_ns[options.output] = reply
+    if prepared.remembered:
+        session.remember(prepared.prompt, reply.text)
+    try:
+        result = format.result(reply.text, reply.request_id, session)
+    except Error as error:
+        _leave(screen, reply.text, error.code)
+        raise
+    note = " · ".join(part for part in (result.said, note_of(reply)) if part)
+    screen.finish(result.text, note, result.bundle(note))
+    return reply
+    return reply
 
 
-def _screen(shell: Any, options: Options) -> Screen:
-    if not in_kernel(shell):
-        return TerminalScreen()
-    return CellScreen(formats.markdown_bundle if options.format in ("markdown", "code") else formats.text_bundle)
+def _screen(session: Session, format: Format, *, markdown: bool) -> Screen:
+    return CellScreen(format.bundle) if in_kernel(session.shell) else TerminalScreen(markdown=markdown)
+
+
+def countdown(wait: Wait, now: Callable[[], float] = time.monotonic) -> str:
+    """What `wait` says, with the seconds that are left of it."""
+    left = max(0, math.ceil(wait.until - now()))
+    return f"waiting {left} s: {wait.why}" if left else f"waiting: {wait.why}"
 
 
 @contextlib.contextmanager
-def from_a_magic(on_wait: Callable[[Wait | None], None] | None = None) -> Iterator[None]:
-    """Calls that are made in here are recorded as a magic's; `on_wait` is told when a limit makes one wait."""
+def from_a_magic(on_wait: Callable[[Wait | None], None] | None = None, budget: float | None = None) -> Iterator[None]:
+    """Calls that are made in here are recorded as a magic's; `on_wait` is told when a limit makes one wait.
+
+    Together they may cost `budget` US dollars; None: what the app's budgets allow.
+    """
     from ipyconvexai.providers.corridor import CALLER
 
-    token = CALLER.set(replace(CALLER.get(), source="magic", on_wait=on_wait))
+    purse = None if budget is None else Purse(budget)
+    token = CALLER.set(replace(CALLER.get(), source="magic", on_wait=on_wait, purse=purse))
     try:
         yield
     finally:
@@ -86,27 +139,13 @@ def from_a_magic(on_wait: Callable[[Wait | None], None] | None = None) -> Iterat
 
 
 def _leave(screen: Screen, text: str, why: str) -> None:
-    if text.strip():
+    if text.strip() or screen.drawn:
         screen.finish(text, why)
 
 
-def _interrupted() -> list[str]:
+def stopped() -> list[str]:
+    """How an interrupt draws itself."""
     return ["KeyboardInterrupt: the answer was stopped; what had come is in the ledger."]
-
-
-def _finish(shell: Any, screen: Screen, options: Options, reply: Any) -> None:
-    note = note_of(reply)
-    if options.format == "code":
-        code = formats.code_of(reply.text)
-        shell.set_next_input(code)
-        screen.finish(f"```python\n{code}\n```", f"in the next cell · {note}")
-    elif options.format == "json":
-        import json
-
-        value = formats.json_of(reply.text, reply.request_id)
-        screen.finish(json.dumps(value, indent=2, ensure_ascii=False), note)
-    else:
-        screen.finish(reply.text, note)
 
 
 def note_of(reply: Any) -> str:

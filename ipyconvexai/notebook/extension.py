@@ -1,14 +1,14 @@
-"""``%load_ext ipyconvexai``: registers the magics and their completion, and says from which cell calls come.
+"""``%load_ext ipyconvexai``: registers the magics and their completion, keeps errors, says from which cell calls come.
 
-Calls ``magics``, ``questions``, ``completion`` and ``where``, which import IPython and the standard library only:
-loading stays cheap, and the rest of the package is imported by the first call.
+Calls ``magics``, ``questions``, ``completion``, ``tracebacks`` and ``where``, which import IPython and the standard
+library only: loading stays cheap, and the rest of the package is imported by the first call.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ipyconvexai.notebook import completion, questions, where
+from ipyconvexai.notebook import completion, questions, tracebacks, where
 
 __all__ = ["load", "unload"]
 
@@ -20,6 +20,7 @@ def load(shell: Any) -> None:
     from ipyconvexai.notebook.magics import AiMagics
 
     where.watch(shell)
+    tracebacks.watch(shell)
     questions.install(shell.input_transformer_manager)
     completion.install(shell)
     if NAME not in shell.magics_manager.registry:
@@ -29,6 +30,7 @@ def load(shell: Any) -> None:
 def unload(shell: Any) -> None:
     """Take the magics out again."""
     where.watch(None)
+    tracebacks.unwatch(shell)
     questions.remove(shell.input_transformer_manager)
     completion.remove(shell)
     magics = shell.magics_manager.registry.pop(NAME, None)

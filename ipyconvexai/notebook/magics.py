@@ -1,15 +1,19 @@
 """``%ai`` and ``%%ai``. Reads the line, then hands over: to ``commands`` or to ``asking``.
 
-Imports IPython alone when it is loaded; everything else with the first use.
+Imports IPython alone when it is loaded; everything else with the first use. The traits are those of jupyter-ai, of both
+its generations, so that a configuration file goes on working.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+from traitlets import Dict, Int, Unicode, observe, validate
 
 from ipyconvexai.notebook.help import HELP
+from ipyconvexai.notebook.session import Alias, Session
 
 __all__ = ["AiMagics"]
 
@@ -18,6 +22,36 @@ __all__ = ["AiMagics"]
 class AiMagics(Magics):
     """``%ai`` and ``%%ai``."""
 
+    default_language_model = Unicode(
+        None, allow_none=True, help="The model where a line names none, as provider:model."
+    ).tag(config=True)
+    initial_language_model = Unicode(None, allow_none=True, help="The same, as jupyter-ai 3 calls it.").tag(config=True)
+    aliases = Dict(key_trait=Unicode(), help="Names for models: {'mine': 'openai:gpt-4.1-mini'}.").tag(config=True)
+    initial_aliases = Dict(
+        key_trait=Unicode(), help="The same, as jupyter-ai 3 calls it; a target may be a dict with api_base, too."
+    ).tag(config=True)
+    max_history = Int(2, help="Exchanges that go along with a question outside of a conversation.").tag(config=True)
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self.session = Session(shell)
+        self._configured()
+
+    @observe("default_language_model", "initial_language_model", "aliases", "initial_aliases", "max_history")
+    def _changed(self, change: Any) -> None:
+        if hasattr(self, "session"):
+            self._configured()
+
+    def _configured(self) -> None:
+        self.session.model = self.default_language_model or self.initial_language_model or None
+        named = {**self.initial_aliases, **self.aliases}
+        self.session.aliases.update({name: _alias(target) for name, target in named.items()})
+        self.session.max_history = self.max_history
+
+    @validate("max_history")
+    def _not_negative(self, proposal: Any) -> int:
+        return max(0, int(proposal["value"]))
+
     # IPython's own expansion would put values into the line in two passes, and $HOME, too.
     @no_var_expand
     @line_cell_magic
@@ -25,12 +59,17 @@ class AiMagics(Magics):
         from ipyconvexai.notebook import asking, commands
         from ipyconvexai.notebook.options import cell_options, line_options
 
-        shell: Any = self.shell
-        if cell is not None and line.strip() in ("help", "-h", "--help"):
-            print(HELP)
-        elif cell is not None:
-            asking.ask(shell, cell_options(line), cell)
-        elif not commands.run(line.strip()):
-            asking.ask(shell, *line_options(line))
+        if cell is not None:
+            if not commands.run_cell(self.session, line.strip(), cell):
+                asking.ask(self.session, cell_options(line), cell)
+        elif not commands.run(self.session, line.strip()):
+            asking.ask(self.session, *line_options(line))
 
     ai.__doc__ = HELP
+
+
+def _alias(target: Any) -> Alias:
+    if isinstance(target, Mapping):
+        given = {name: str(target[name]) for name in ("api_base", "api_key_name") if target.get(name)}
+        return Alias(str(target.get("target") or ""), **given)
+    return Alias(str(target))

@@ -5,32 +5,55 @@ Pure but for IPython's UsageError. Promises: any line gives options or a UsageEr
 
 from __future__ import annotations
 
+import difflib
 import json
 import keyword
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from IPython.core.error import UsageError
 
-__all__ = ["FORMATS", "Options", "cell_options", "line_options"]
+__all__ = ["FLAGS", "FORMATS", "OPTIONS", "Options", "cell_options", "line_options"]
 
-FORMATS = ("markdown", "text", "json", "code")
+FORMATS = ("markdown", "text", "json", "code", "html", "math", "image")
 _OURS = {"model", "messages", "stream", "stream_options"}
-_LATER = ("html", "image", "math", "md")  # jupyter-ai's other formats
+_NO_PARAMETERS = set("api_key api_base api_key_name base_url openai_api_key default_headers extra_headers".split())
+# What jupyter-ai has for SageMaker's endpoints, which do not speak OpenAI's language.
+_SAGEMAKER = ("-n", "--region-name", "-q", "--request-schema", "-p", "--response-path")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the line said; `params` go to the provider as they are."""
+    """What the line said; `params` go to the provider as they are.
+
+    Attributes:
+        models: ask these side by side; else empty.
+        schema: the name of a class, or ``name, age int``.
+        budget: US dollars that the cell may cost.
+        save, prompts: the name to keep the question under; those of kept prompts to begin with.
+        history: whether the exchanges of late go along.
+        evaluate: run the cell as Python, and ask what it gives.
+    """
 
     model: str | None = None
+    models: tuple[str, ...] = ()
     system: str | None = None
     conversation: str | None = None
     output: str | None = None
     format: str = "markdown"
+    schema: str | None = None
     replay: str | None = None
+    budget: float | None = None
+    dry_run: bool = False
+    save: str | None = None
+    prompts: tuple[str, ...] = ()
+    history: bool = True
+    evaluate: bool = False
     stream: bool = True
+    api_base: str | None = None
+    api_key_name: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
 
 
@@ -106,15 +129,17 @@ def _is_option(text: str) -> bool:
 
 
 def _apply(options: Options, name: str, rest: _Line) -> Options:
-    if name == "--no-stream":
-        return replace(options, stream=False)
-    if name not in _OPTIONS:
+    if name in FLAGS:
+        return replace(options, **FLAGS[name])
+    if name in _SAGEMAKER:
         raise UsageError(
-            f"unknown option {name}. Known: {', '.join([*_OPTIONS, '--no-stream'])}. `%ai help` tells more."
+            f"{name} is for SageMaker, whose endpoints do not speak OpenAI's language; use another provider."
         )
+    if name not in OPTIONS:
+        raise UsageError(f"unknown option {name}.{_nearest(name)} `%ai help` lists them.")
     if not rest.text:
         raise UsageError(f"{name} wants a value.")
-    return _OPTIONS[name](options, name, rest)
+    return OPTIONS[name](options, name, rest)
 
 
 _Take = Callable[[Options, str, _Line], Options]
@@ -142,12 +167,39 @@ def _number(parameter: str, kind: type[float] | type[int]) -> _Take:
 def _one_of(attribute: str, allowed: tuple[str, ...]) -> _Take:
     def take(options: Options, name: str, rest: _Line) -> Options:
         word = rest.word()
+        word = _SHORT.get(word.lower(), word.lower())
         if word in allowed:
             return replace(options, **{attribute: word})  # type: ignore[arg-type] # each of them is a text
-        later = f"{word} is not there yet" if attribute == "format" and word in _LATER else f"not {word!r}"
-        raise UsageError(f"{name} is one of {', '.join(allowed)}; {later}.")
+        raise UsageError(f"{name} is one of {', '.join(allowed)}; not {word!r}.")
 
     return take
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, [*OPTIONS, *FLAGS], 1, 0.6)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _models(options: Options, name: str, rest: _Line) -> Options:
+    names = tuple(dict.fromkeys(part.strip() for part in rest.word().split(",") if part.strip()))
+    if len(names) < 2:
+        raise UsageError(f"{name} wants two models or more, as {name} openai,anthropic.")
+    return replace(options, models=names)
+
+
+def _budget(options: Options, name: str, rest: _Line) -> Options:
+    word = rest.word()
+    try:
+        amount = float(word.removeprefix("$"))
+    except ValueError:
+        amount = math.nan
+    if not 0 < amount < math.inf:
+        raise UsageError(f"{name} wants US dollars, for example {name} 0.05, not {word!r}.")
+    return replace(options, budget=amount)
+
+
+def _prompt(options: Options, name: str, rest: _Line) -> Options:
+    return replace(options, prompts=(*options.prompts, rest.word()))
 
 
 def _parameters(options: Options, name: str, rest: _Line) -> Options:
@@ -159,7 +211,18 @@ def _parameters(options: Options, name: str, rest: _Line) -> Options:
         raise UsageError(f'{name} wants a JSON object, for example {name} {{"top_p": 0.9}}.')
     if taken := _OURS.intersection(value):
         raise UsageError(f"{name} cannot set {', '.join(sorted(taken))}: the line and the cell say that.")
+    if taken := _NO_PARAMETERS.intersection(value):  # what stands in the body is recorded, and a notebook is shared
+        raise UsageError(
+            f"{name} cannot set {', '.join(sorted(taken))}: use --api-base URL and --api-key-name VARIABLE, and "
+            "clear a key from the cell."
+        )
     return replace(options, params={**options.params, **value})
+
+
+def _key_name(options: Options, name: str, rest: _Line) -> Options:
+    from ipyconvexai.notebook.aliases import key_variable
+
+    return replace(options, api_key_name=key_variable(rest.word()))
 
 
 def _output(options: Options, name: str, rest: _Line) -> Options:
@@ -169,8 +232,11 @@ def _output(options: Options, name: str, rest: _Line) -> Options:
     return replace(options, output=word)
 
 
-_OPTIONS: dict[str, _Take] = {
+_SHORT = {"md": "markdown"}
+
+OPTIONS: dict[str, _Take] = {
     "--model": _text("model"),
+    "--models": _models,
     "-s": _text("system"),
     "--system": _text("system"),
     "-t": _number("temperature", float),
@@ -184,5 +250,18 @@ _OPTIONS: dict[str, _Take] = {
     "--output": _output,
     "-f": _one_of("format", FORMATS),
     "--format": _one_of("format", FORMATS),
+    "--schema": _text("schema"),
     "--replay": _one_of("replay", ("off", "reuse", "only")),
+    "--budget": _budget,
+    "--save": _text("save"),
+    "--with": _prompt,
+    "--api-base": _text("api_base"),
+    "--api-key-name": _key_name,
+}
+FLAGS: dict[str, dict[str, Any]] = {
+    "--dry-run": {"dry_run": True},
+    "--fresh": {"replay": "off"},
+    "--no-history": {"history": False},
+    "--no-stream": {"stream": False},
+    "--eval": {"evaluate": True},
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from ipyconvexai.notebook import completion
 from ipyconvexai.notebook.screens import display
+from ipyconvexai.notebook.session import Session
 from ipyconvexai.notebook.words import words_of
 
 __all__ = ["RUN", "is_mistyped", "run"]
@@ -22,7 +23,7 @@ def is_mistyped(line: str) -> bool:
     return match is not None and completion.is_defined(match[1])
 
 
-def run(name: str, rest: str) -> None:
+def run(session: Session, name: str, rest: str) -> None:
     """Run it, show its result; ``-o VARIABLE`` keeps it.
 
     Raises:
@@ -44,7 +45,7 @@ def run(name: str, rest: str) -> None:
             ]
             raise
     if output is not None:
-        _namespace()[output] = result
+        session.shell.user_ns[output] = result
     _show(function.name, result)
 
 
@@ -75,10 +76,3 @@ def _output(words: list[str]) -> tuple[str | None, list[str]]:
         else:
             rest.append(word)
     return output, rest
-
-
-def _namespace() -> dict[str, Any]:
-    from IPython.core.getipython import get_ipython
-
-    shell: Any = get_ipython()
-    return shell.user_ns  # type: ignore[no-any-return] # IPython's

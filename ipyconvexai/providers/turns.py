@@ -25,11 +25,13 @@ from ipyconvexai.providers.prices import cost_usd
 from ipyconvexai.providers.retry import LONGEST_PAUSE, SPREAD
 from ipyconvexai.settings import Settings
 from ipyconvexai.store.ledger import Ledger, Outcome
-from ipyconvexai.values import Usage, Wait
+from ipyconvexai.values import Status, Usage, Wait
 
 __all__ = ["Late", "Turns", "note_of", "said_by"]
 
 LEAST_JITTER, JITTER, MOST_JITTER = 0.02, 0.05, 0.25  # seconds, part of the wait, seconds
+NO_PRICE = "price_unknown"
+_FREE = (Status.ERROR, Status.REFUSED)  # providers do not bill what they refuse
 WORTH_TELLING = 1.0  # seconds
 TELLS_AGAIN = 15.0  # seconds after which a wait is told anew, with what is left of it
 MOST_TOKENS = 2**31 - 1  # what the column holds
@@ -76,6 +78,8 @@ class Turns:
         if self._ledger.store.limited:
             await self.enter(call)  # before it asks: what is admitted must be sent at once
             await self._estimate(call)
+        if (over := await self._over(call)) is not None:
+            return over
         patient = (call.caller.limit or self._settings.on_limit) == "wait"
         waiting = False
         try:
@@ -95,6 +99,21 @@ class Turns:
             if waiting:
                 self._tell(call, None)
         return None
+
+    async def _over(self, call: Call) -> LimitError | None:
+        """The error where the call may cost more than its caller's purse holds."""
+        purse = call.caller.purse
+        if purse is None:
+            return None
+        await self._estimate(call)
+        cost = call.reserved[1]
+        if cost is None:
+            why = f"the price of {call.endpoint.provider}:{call.model} is not known, and this call has a budget"
+            return BudgetError(why, cure="Ask without the budget, or use a model whose price is known.", code=NO_PRICE)
+        if purse.take(call.request_id, cost):
+            return None
+        why = f"this may cost ${cost:.4g}, and ${max(0.0, purse.left):.4g} of its ${purse.usd:g} are left"
+        return BudgetError(why, cure="Allow more, ask for less (max_tokens), or use a cheaper model. Nothing was sent.")
 
     async def _ask(self, call: Call, write: Write, patient: bool) -> LimitError | None:
         call.asked = self._clock()
@@ -187,13 +206,16 @@ class Turns:
         if call.reserved[0] is not None:
             return
         provider, model = call.endpoint.provider, call.model or ""
-        key = (provider, model, call.path)
+        usage, price = await self.estimate((provider, model, call.path), call.body, call.allowed_output)
+        call.reserved = (min(usage.total_tokens, MOST_TOKENS), price)
+
+    async def estimate(self, key: Key, body: bytes, allowed: int | None) -> tuple[Usage, float | None]:
+        """Tokens and US dollars that a call will take; `allowed`: the tokens that it allows its answer."""
         if not self._estimates.knows(key):
             self._estimates.recall(key, await self._recorded(key))
-            await asyncio.to_thread(cost_usd, provider, model, Usage(0, 0))  # reads the price list: 0.3 s
-        read, written = self._estimates.estimate(key, call.body, call.allowed_output)
-        price = cost_usd(provider, model, Usage(read, written))
-        call.reserved = (min(read + written, MOST_TOKENS), price)
+            await asyncio.to_thread(cost_usd, *key[:2], Usage(0, 0))  # reads the price list: 0.3 s
+        usage = Usage(*self._estimates.estimate(key, body, allowed))
+        return usage, cost_usd(*key[:2], usage)
 
     async def _recorded(self, key: Key) -> tuple[int, float, float] | None:
         """One look for all that ask at the same time."""
@@ -205,6 +227,9 @@ class Turns:
         return await asyncio.shield(task)
 
     def learn(self, call: Call, outcome: Outcome) -> None:
+        if call.caller.purse is not None:
+            failed = outcome.cost_usd is None and outcome.status in _FREE
+            call.caller.purse.settle(call.request_id, 0.0 if failed else outcome.cost_usd)
         if outcome.input_tokens is not None:
             key = (call.endpoint.provider, call.model or "", call.path)
             self._estimates.learn(key, call.body, outcome.input_tokens, outcome.output_tokens)

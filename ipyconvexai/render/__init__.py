@@ -11,29 +11,40 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ipyconvexai.render.cleaning import clean_html, text_of_html
+    from ipyconvexai.render.columns import side_by_side
+    from ipyconvexai.render.formulas import latex_bundle
     from ipyconvexai.render.hardening import harden_markdown, markdown_bundle
     from ipyconvexai.render.plain import error_text, plain_text
     from ipyconvexai.render.sanitizing import safe_html
     from ipyconvexai.render.tables import table_html, table_text
 
 __all__ = [
+    "clean_html",
     "error_text",
     "harden_markdown",
+    "latex_bundle",
     "markdown_bundle",
     "plain_text",
     "safe_html",
+    "side_by_side",
     "table_html",
     "table_text",
+    "text_of_html",
 ]
 
 _ROOMS = {
+    "clean_html": "cleaning",
     "error_text": "plain",
+    "latex_bundle": "formulas",
     "harden_markdown": "hardening",
     "markdown_bundle": "hardening",
     "plain_text": "plain",
     "safe_html": "sanitizing",
+    "side_by_side": "columns",
     "table_html": "tables",
     "table_text": "tables",
+    "text_of_html": "cleaning",
 }
 
 

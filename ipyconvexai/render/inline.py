@@ -13,7 +13,11 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 _TAG_START = r"<(?![\s=\d<-])"  # `a < b`, `x <= y`, `i<3` and `<-` begin no tag anywhere
-_COMMANDS = r"\\(?=(?:href|url|style|require|includegraphics|cssId|class|data|html[A-Z]\w*)\b)"  # TeX with links or CSS
+# TeX with links, CSS, or what is loaded. All backslashes before a name: one less of `\\href` would be the command.
+_COMMANDS = (
+    r"(?<!\\)\\+(?=(?:href|url|style|require|includegraphics|cssId|class|data|html[a-z]*|mmlToken|bbox|unicode)"
+    r"(?![a-z]))"
+)
 _URL_START = r"(?i:https?://|ftp://|www\.)"
 _URL = re.compile(_URL_START + r"\S*", re.I)  # to the next space: an escaped `<` does not end an address
 _RISK = re.compile(rf"{_TAG_START}|!\[|\]\(|\]:|`{{3}}|~{{3}}|{_COMMANDS}", re.I)
@@ -102,7 +106,7 @@ def _construct(source: str, first: re.Match[str], last: re.Match[str], after: st
     # A space ends an address, which in some viewers goes on through backticks and dollars.
     glued = after[-1:].strip() and _URL.search(after.split()[-1])
     inside = source[len(first[0]) : -len(last[0])]
-    made = _span(inside, first[0]) if first[0][0] == "`" else first[0] + _formula(inside) + last[0]
+    made = _span(inside, first[0]) if first[0][0] == "`" else first[0] + harden_tex(inside) + last[0]
     return f" {made}" if glued else made
 
 
@@ -117,7 +121,7 @@ def _span(code: str, marks: str) -> str:
     return f"{marks}{code}{marks}" if marks not in code else f"<code>{entities(code.strip())}</code>"
 
 
-def _formula(tex: str) -> str:
+def harden_tex(tex: str) -> str:
     r"""TeX that means the same and holds no tag, link or command with a link."""
     if _RISK.search(tex) is None and _URL.search(tex) is None:
         return tex

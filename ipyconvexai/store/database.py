@@ -14,17 +14,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import duckdb
 
 from ipyconvexai.errors import LedgerCorruptError, LedgerReadOnlyError, StoreError
-from ipyconvexai.store import faults
+from ipyconvexai.store import faults, rewriting
 from ipyconvexai.store.migrations import migrate
 
 __all__ = ["IDLE_CLOSE", "MEMORY", "Database"]
 
+T = TypeVar("T")
+
 MEMORY = ":memory:"
 OPEN_PATIENCE = 4.0  # seconds to wait for another program that has the file open
+ALONE_PATIENCE = 10.0  # seconds to wait for queries that run, before the file is written anew
 IDLE_CLOSE = 2.0  # seconds without use before the file is closed
 _NOBODY = (-1, -1)
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -53,6 +57,7 @@ class Database:
         self._gate = threading.Condition()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._users = 0
+        self._rewriting = False  # somebody wants the file alone: no more users
         self._last_use = clock()
         self._last_locked = -OPEN_PATIENCE  # when another program was last found to hold the file
         self._closed = False
@@ -68,6 +73,7 @@ class Database:
             LedgerCorruptError: the file was moved or deleted while it was open; once, the next use opens what is there.
         """
         with self._gate:
+            self._gate.wait_for(lambda: not self._rewriting)
             if self._closed:
                 raise StoreError("the ledger is closed", cure="Open it again: ai.connect(path).")
             self.check_place(writing)
@@ -96,6 +102,37 @@ class Database:
                 yield cursor
             finally:
                 cursor.close()
+
+    def rewrite(self, write: Callable[[str, dict[str, str | bool | int | float | list[str]]], T]) -> T:
+        """What `write` gives, which puts another file in the place of this one; everybody else waits meanwhile.
+
+        It is given the path and DuckDB's settings. The thread that calls this has no connection.
+
+        Raises:
+            StoreError: somebody reads for too long.
+            Error: what `write` raised; then the file is as it was.
+        """
+        with self._gate:
+            self._gate.wait_for(lambda: not self._rewriting)
+            if self._closed:
+                raise StoreError("the ledger is closed", cure="Open it again: ai.connect(path).")
+            self._rewriting = True
+            try:
+                if not self._gate.wait_for(lambda: not self._users, timeout=ALONE_PATIENCE):
+                    raise StoreError(
+                        f"a query has been reading the ledger for {ALONE_PATIENCE:g} s, and nothing was removed",
+                        cure="Repeat it when the query is over.",
+                        retryable=True,
+                    )
+                self.check_place(writing=True)
+                self._connection = self._connection or self._open()  # so that it is there, and of the newest version
+                self._close()
+                return write(self.path, self._config)
+            except Exception as error:
+                raise faults.translate(error, self.path) from None
+            finally:
+                self._rewriting = False
+                self._gate.notify_all()
 
     # ------------------------------------------------------------------------------------------ the file's place
     def check_place(self, writing: bool) -> None:
@@ -152,6 +189,8 @@ class Database:
     def _open(self) -> duckdb.DuckDBPyConnection:
         try:
             self._refuse_what_is_no_ledger()
+            if self.path != MEMORY:
+                rewriting.remove_leftovers(self.path)
             connection = self._connect()
             try:
                 migrate(connection, self.path)

@@ -16,14 +16,15 @@ from typing import Any
 
 import duckdb
 
-from ipyconvexai.store import abandoned, faults
+from ipyconvexai.store import abandoned, faults, rewriting
 from ipyconvexai.store.admission import Admission
 from ipyconvexai.store.clock import utc_now
-from ipyconvexai.store.database import Database
+from ipyconvexai.store.database import MEMORY, Database
+from ipyconvexai.store.purging import Criteria, Kind
 from ipyconvexai.store.transaction import COMMIT, Statement
 from ipyconvexai.store.turn import Turn, single_query
 from ipyconvexai.store.view import View
-from ipyconvexai.store.writer import Insert, Outcomes, Work, Write, Writer
+from ipyconvexai.store.writer import Alone, Insert, Outcomes, Work, Write, Writer
 
 __all__ = ["Engine"]
 
@@ -33,10 +34,11 @@ Started = Callable[[Callable[[], None]], None]  # is given what interrupts the q
 
 
 class Engine:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, clock: Callable[[], float] | None = None) -> None:
+        """`clock`: what limits and budgets go by, in seconds since the epoch."""
         self._database = Database(path)
         self._listeners: set[queue.SimpleQueue[set[str]]] = set()
-        self._admission = Admission(self._database)
+        self._admission = Admission(self._database, clock)
         self._writer = Writer(self._database, self._tell, self._admission)
         self._closed = False
 
@@ -146,6 +148,19 @@ class Engine:
     def give_up(self, sessions: list[str]) -> Future[None]:
         """Give up the jobs and messages that `sessions` had under way; they are gone."""
         return self.work(lambda cursor: abandoned.give_up(cursor, sessions), *abandoned.TABLES)
+
+    def purge(self, criteria: Criteria) -> list[Kind]:
+        """Remove the content of rows for good; gives what was removed. Everybody waits meanwhile."""
+        tables = rewriting.TABLES
+        if self._database.path == MEMORY:
+            return self.work(lambda cursor: rewriting.clear(cursor, criteria), *tables).result()  # type: ignore[no-any-return]
+
+        def write() -> list[Kind]:
+            return self._database.rewrite(lambda path, config: rewriting.rewrite(path, config, criteria))
+
+        job = Alone(write, frozenset(tables))
+        self._writer.submit(job)
+        return job.outcome.result()  # type: ignore[no-any-return]
 
     # ------------------------------------------------------------------------------------------ changes
     def listen(self) -> Iterator[set[str]]:

@@ -17,6 +17,7 @@ from ipyconvexai.errors import Error, StoreError
 from ipyconvexai.ids import new_id
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.pipe import Receipt
+from ipyconvexai.store.purging import Criteria, Kind
 from ipyconvexai.store.transaction import Pause, Rows, Snapshot, Statement, Transaction
 from ipyconvexai.store.turn import Turn
 from ipyconvexai.store.writer import Insert
@@ -27,10 +28,11 @@ LOOK_EVERY = 0.25  # seconds between two looks at a statement that has a limit
 
 
 class ThreadStore:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, clock: Callable[[], float] | None = None) -> None:
+        """`clock`: what limits and budgets go by, in seconds since the epoch."""
         self.path = path
         self.session_id = new_id()
-        self._engine = Engine(path)
+        self._engine = Engine(path, clock)
         self._pid = os.getpid()
 
     @property
@@ -65,6 +67,9 @@ class ThreadStore:
             receipt(error)
         else:
             future.add_done_callback(lambda done: receipt(done.result()[0]))
+
+    def purge(self, criteria: Criteria) -> list[Kind]:
+        return self._own.purge(criteria)
 
     def read(self, sql: str, params: Any = None) -> Rows:
         return self._own.read(sql, params)

@@ -20,6 +20,7 @@ from ipyconvexai.errors import Error, InputError, KeeperUnavailableError, StoreE
 from ipyconvexai.ids import new_id
 from ipyconvexai.store.folder import Folder
 from ipyconvexai.store.pipe import Pipe, Receipt
+from ipyconvexai.store.purging import Criteria, Kind
 from ipyconvexai.store.start import Host, start_keeper
 from ipyconvexai.store.transaction import Execute, Pause, Reads, Rows, Snapshot, Statement, Transaction
 from ipyconvexai.store.wire import LOST, PATIENCE, Line, wait_until
@@ -57,6 +58,12 @@ class Store(Protocol):
 
     def limits(self) -> Rows:
         """What is used of each limit and budget; the columns are those of ``LimitRow``."""
+
+    def purge(self, criteria: Criteria) -> list[Kind]:
+        """Remove the content of rows for good, from the file's bytes, too; gives what was removed.
+
+        Everybody waits meanwhile. Where the keeper is killed in the middle of it the next one does it.
+        """
 
     def read(self, sql: str, params: Any = None) -> Rows:
         """The rows of a query of the package's own."""
@@ -166,6 +173,9 @@ class KeeperStore:
 
     def limits(self) -> Rows:
         return self._call("limits")  # type: ignore[no-any-return]
+
+    def purge(self, criteria: Criteria) -> list[Kind]:
+        return [Kind(*row) for row in self._call("purge", tuple(criteria))]
 
     def read(self, sql: str, params: Any = None) -> Rows:
         return self._call("read", sql, params)  # type: ignore[no-any-return]

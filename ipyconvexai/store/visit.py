@@ -18,6 +18,7 @@ import duckdb
 
 from ipyconvexai.errors import StoreError
 from ipyconvexai.store.engine import Engine
+from ipyconvexai.store.purging import Criteria
 from ipyconvexai.store.transaction import Statement
 from ipyconvexai.store.turn import Turn
 from ipyconvexai.store.view import View
@@ -104,6 +105,9 @@ class Visit:
 
     def do_limits(self) -> list[tuple[Any, ...]]:
         return self._engine.limits()
+
+    def do_purge(self, criteria: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return [tuple(kind) for kind in self._engine.purge(Criteria(*criteria))]
 
     def do_read(self, sql: str, params: Any) -> list[tuple[Any, ...]]:
         return self._engine.read(sql, params, self._started)

@@ -23,7 +23,7 @@ from ipyconvexai.store.admission import Admission
 from ipyconvexai.store.database import IDLE_CLOSE, Database
 from ipyconvexai.store.turn import Turn, explained
 
-__all__ = ["Insert", "Work", "Write", "Writer"]
+__all__ = ["Alone", "Insert", "Work", "Write", "Writer"]
 
 GROUP_ROWS = 512  # rows in one commit at most
 GROUP_TURNS = 32  # transactions in one commit at most
@@ -60,7 +60,16 @@ class Work:
     outcome: Future[Any] = field(default_factory=Future)
 
 
-Job = Write | Work | Turn
+@dataclass(slots=True)
+class Alone:
+    """A function that runs in the writer while nothing of it has the file open."""
+
+    run: Callable[[], Any]
+    tables: frozenset[str] = frozenset()
+    outcome: Future[Any] = field(default_factory=Future)
+
+
+Job = Write | Work | Alone | Turn
 
 
 class Writer:
@@ -109,6 +118,8 @@ class Writer:
                 continue
             if isinstance(job, Work):
                 self._work(job)
+            elif isinstance(job, Alone):
+                self._leave_alone(job)
             elif job.closed:
                 turns, job = self._gather_turns(job)
                 self._take_together(turns)
@@ -279,6 +290,16 @@ class Writer:
         except BaseException as error:
             if faults.is_fatal(error):
                 self._start_afresh()
+            job.outcome.set_exception(faults.translate(error, self._database.path))
+        else:
+            self._tell(set(job.tables))
+            job.outcome.set_result(result)
+
+    def _leave_alone(self, job: Alone) -> None:
+        self._drop_cursor()
+        try:
+            result = job.run()
+        except BaseException as error:
             job.outcome.set_exception(faults.translate(error, self._database.path))
         else:
             self._tell(set(job.tables))

@@ -14,7 +14,8 @@ from ipyconvexai.testing.script import Answer, Drop, Fault, Script
 from ipyconvexai.testing.wire import LAST_CHUNK, Ending, Plan, chunk, head
 
 _ENDINGS = {"end": Ending.KEEP, "close": Ending.CLOSE, "reset": Ending.RESET, "stall": Ending.STALL}
-_INPUTS = {"chat": "messages", "responses": "input", "embeddings": "input"}
+_INPUTS = {"chat": "messages", "responses": "input", "embeddings": "input", "images": "prompt"}
+_NEVER_STREAMED = ("embeddings", "images")
 _INVALID = "invalid_request_error"
 
 
@@ -103,7 +104,7 @@ class Provider:
         delay = self.latency if answer.delay is None else answer.delay
         if answer.raw is not None:
             return _cut(answer, delay, _head(call, answer.status, answer.content_type, answer, answer.raw), answer.raw)
-        if call.stream and call.kind != "embeddings":
+        if call.stream and call.kind not in _NEVER_STREAMED:
             ending = Ending.KEEP if answer.cut_after is None else _ENDINGS[answer.cut]
             return Plan(self._stream(call, answer, delay), ending)
         if answer.failed is not None and call.kind != "responses":
@@ -115,6 +116,8 @@ class Provider:
     def _body(self, call: Received, answer: Answer) -> bytes:
         if call.kind == "embeddings":
             return shapes.embeddings(call, answer, self.dimensions)
+        if call.kind == "images":
+            return shapes.images(call, answer)
         return shapes.chat(call, answer) if call.kind == "chat" else shapes.response(call, answer)
 
     def _stream(self, call: Received, answer: Answer, delay: float) -> Iterator[tuple[float, bytes]]:

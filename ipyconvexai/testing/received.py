@@ -65,7 +65,7 @@ class Received:
 
     @cached_property
     def kind(self) -> str:
-        """``chat``, ``responses``, ``embeddings``, ``models``, or an empty string for anything else."""
+        """``chat``, ``responses``, ``embeddings``, ``images``, ``models``, or an empty string for anything else."""
         if self.method == "GET":
             return "models" if "/models" in self.path else ""
         for ending, kind in _KINDS:
@@ -115,7 +115,7 @@ class Received:
 
     @property
     def _messages(self) -> list[Any]:
-        given = self._get("messages") if self.kind == "chat" else self._get("input")
+        given = self._get(_SPOKEN.get(self.kind, "input"))
         if isinstance(given, str):
             return [{"role": "user", "content": given}]
         return given if isinstance(given, list) else []
@@ -128,7 +128,15 @@ class Received:
         return f"<Received {self.number}: {self.method} {self.path}{model}, {len(self.raw)} bytes>"
 
 
-_KINDS = (("/chat/completions", "chat"), ("/responses", "responses"), ("/embeddings", "embeddings"))
+_KINDS = (
+    ("/chat/completions", "chat"),
+    ("/responses", "responses"),
+    ("/embeddings", "embeddings"),
+    ("/images/generations", "images"),
+)
+
+
+_SPOKEN = {"chat": "messages", "images": "prompt"}
 
 
 def _role(message: Any) -> Any:

@@ -53,6 +53,7 @@ class Answer:
         failed: a message: the provider fails after the text (``response.failed``; in a chat stream an error event;
             in a chat answer that is not streamed status 500).
         vectors: for embeddings, one for each input, instead of those derived from the texts.
+        picture: for images, the bytes of each, instead of one grey PNG of a pixel.
         raw: the body to send instead of all this, whatever was asked, with ``content_type`` and ``status``.
         headers: further response headers.
         times: how many requests get it before the script goes on; None for 1, or for ever if it is the last.
@@ -69,6 +70,7 @@ class Answer:
     cut: Literal["end", "close", "reset", "stall"] = "end"
     failed: str | None = None
     vectors: Sequence[Sequence[float]] | None = None
+    picture: bytes | None = None
     raw: bytes | None = None
     content_type: str = "application/json"
     status: int = 200

@@ -344,6 +344,25 @@ def _floats(packed: bytes) -> list[float]:
     return list(struct.unpack(f"<{len(packed) // 4}f", packed))
 
 
+# images
+
+
+def images(call: Received, answer: Answer) -> bytes:
+    """As many pictures as asked for, in base64; the answer's text, if there is one, is the revised prompt."""
+    encoded = base64.b64encode(PIXEL if answer.picture is None else answer.picture).decode()
+    drawn = {"b64_json": encoded} | ({"revised_prompt": answer.content} if answer.content else {})
+    count = call.body.get("n") or 1
+    listing: dict[str, Any] = {"created": int(call.time), "data": [drawn] * count}
+    if usage := usage_of(call, answer):
+        counted = {"input_tokens": usage.input, "output_tokens": usage.output}
+        listing["usage"] = {**counted, "total_tokens": usage.input + usage.output}
+    return encode(listing)
+
+
+# A PNG of one grey pixel.
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg==")
+
+
 def model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "testing"}
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
+import duckdb
 import pandas as pd
 import polars as pl
-import pyarrow.parquet
+import pyarrow as pa
 import pytest
 
 import ipyconvexai as ai
@@ -69,16 +70,36 @@ def test_usage_by_another_word_says_which(app: ai.App):
     assert "day" in caught.value.cure
 
 
-@pytest.mark.parametrize("kind", ["pandas", "polars", "lazy"])
+@pytest.mark.parametrize("kind", ["pandas", "polars", "lazy", "arrow", "batch", "duckdb", "relation"])
 def test_sql_joins_with_frames_of_the_caller(app: ai.App, kind: str):
     ai.generate("hello")
-    papers = {
+    table = pa.table({"model": ["gpt-4o-mini"], "team": ["blue"]})
+    papers: Any = {
+        "arrow": table,
+        "batch": table.to_batches()[0],
+        "duckdb": duckdb.sql("SELECT 'gpt-4o-mini' AS model, 'blue' AS team"),
+        "relation": app.ledger.sql("SELECT 'gpt-4o-mini' AS model, 'blue' AS team"),
         "pandas": pd.DataFrame({"model": ["gpt-4o-mini"], "team": ["blue"]}),
         "polars": pl.DataFrame({"model": ["gpt-4o-mini"], "team": ["blue"]}),
         "lazy": pl.LazyFrame({"model": ["gpt-4o-mini"], "team": ["blue"]}),
     }[kind]
     assert papers is not None
     assert app.ledger.sql("SELECT team, status FROM calls JOIN papers USING (model)").fetchall() == [("blue", "ok")]
+
+
+def test_a_series_is_no_frame(app: ai.App):
+    papers = pd.Series(["gpt-4o-mini"], name="model")
+    with pytest.raises(errors.QueryError, match="papers"):
+        app.ledger.sql("SELECT * FROM papers")
+    with pytest.raises(errors.InputError, match="Series"):
+        app.ledger.sql("SELECT * FROM x", x=papers)
+
+
+def test_a_frame_may_be_called_query_or_params(app: ai.App):
+    frame = pd.DataFrame({"n": [1, 2]})
+    assert app.ledger.sql("SELECT sum(n) FROM query, params AS p(m)", query=frame, params=frame[:0]).fetchall() == [
+        (None,)
+    ]
 
 
 def test_sql_takes_parameters_and_named_frames(app: ai.App):
@@ -103,15 +124,6 @@ def test_sql_only_reads_and_reaches_nothing(app: ai.App, query: str):
     with pytest.raises(errors.QueryError):
         app.ledger.sql(query)
     assert len(app.ledger.calls()) == 1
-
-
-def test_export(app: ai.App, tmp_path: Path):
-    ai.generate("hello")
-    path = app.ledger.export(tmp_path / "calls.parquet")
-    assert pyarrow.parquet.read_table(path).num_rows == 1
-    assert "hello" in app.ledger.export(tmp_path / "calls.csv").read_text()
-    with pytest.raises(errors.InputError, match="xlsx"):
-        app.ledger.export(tmp_path / "calls.xlsx")
 
 
 def test_the_ledgers_own_tables_keep_their_names(app: ai.App):

@@ -228,7 +228,9 @@ def test_two_columns_of_one_name_are_refused(app: ai.App):
 
 
 @pytest.mark.parametrize(
-    "options", [{"budget": 1}, {"conversation": "c"}, {"schema": int}, {"timeout": 0}, {"foo": object()}], ids=str
+    "options",
+    [{"budget": 1}, {"conversation": "c"}, {"schema": int}, {"timeout": 0}, {"foo": object()}],
+    ids=["budget", "conversation", "schema", "timeout", "foo"],
 )
 def test_what_is_no_parameter_of_a_provider_is_not_sent(app: ai.App, endpoint: Endpoint, options: dict[str, Any]):
     with pytest.raises(errors.InputError):

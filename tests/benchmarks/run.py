@@ -27,7 +27,7 @@ from tests.benchmarks.measuring import Figure  # noqa: E402 - it is found only n
 
 BENCHMARKS = (
     "extension", "one_call", "ledger", "summarize", "again",
-    "mutations", "newest", "scheduling", "admission",
+    "mutations", "newest", "scheduling", "admission", "log",
 )  # fmt: skip
 HEADINGS = ("what", "figure", "target", "to its baseline", "verdict")
 

@@ -13,7 +13,17 @@ import pytest
 import ipyconvexai as ai
 from ipyconvexai.errors import ArgumentsError, InputError, NotAllowedError, NotFoundError
 from ipyconvexai.functions import jobs
-from ipyconvexai.functions.crons import Crons, advance, begin_due, cron, crons, is_same, remove_cron, write_cron
+from ipyconvexai.functions.crons import (
+    Crons,
+    advance,
+    begin_due,
+    bring_back,
+    cron,
+    crons,
+    is_same,
+    remove_cron,
+    write_cron,
+)
 from ipyconvexai.functions.registry import action, mutation, query, registry
 from ipyconvexai.functions.schedules import Expression, Interval, due_now, missed, parse_schedule
 from ipyconvexai.settings import remember_secret
@@ -149,9 +159,9 @@ def test_bad_values_name_the_keyword(declare, word: str):
 # ---------------------------------------------------------------------------------------------- declaring
 @pytest.fixture
 def tidy() -> Iterator[Crons]:
-    before = crons.declared()
+    before = crons.all()
     yield crons
-    for name in crons.declared().keys() - before.keys():
+    for name in crons.all().keys() - before.keys():
         crons.discard(name)
 
 
@@ -164,13 +174,13 @@ def test_helpers_are_expressions(tidy: Crons):
     @action
     async def cron_helpers(ctx, x: int = 0) -> None: ...
 
-    found = {name: declared.schedule for name, declared in tidy.declared().items()}
+    found = {name: declared.schedule for name, declared in tidy.all().items()}
     assert found["w"] == Expression("0 9 * * 1", "Europe/Paris")
     assert found["m"] == Expression("0 0 1 * *")
     assert found["d"] == Expression("30 2 * * *")
     assert found["h"] == Expression("5 * * * *")
     assert found["i"] == Interval(90)
-    assert tidy.declared()["i"].args == '{"x":3}'
+    assert tidy.all()["i"].args == '{"x":3}'
     assert callable(cron_helpers)
 
 
@@ -184,7 +194,7 @@ def test_two_schedules_of_one_function_need_two_names_and_a_cell_may_be_run_agai
 
     cell(1)
     fn = cell(2)
-    assert tidy.declared()["cron_again"].schedule == Expression("2 * * * *")
+    assert tidy.all()["cron_again"].schedule == Expression("2 * * * *")
     with pytest.raises(InputError, match="name="):
         cron.hourly(minute=3)(fn)
 
@@ -203,7 +213,7 @@ def test_only_mutations_and_actions_with_fitting_arguments_run_by_the_clock(tidy
         cron.hourly()(cron_takes)
     with pytest.raises(InputError, match="above"):
         cron.hourly()(lambda ctx: None)
-    assert not tidy.declared().keys() & {"cron_reads", "cron_takes"}
+    assert not tidy.all().keys() & {"cron_reads", "cron_takes"}
 
 
 # ---------------------------------------------------------------------------------------------- rows
@@ -332,6 +342,63 @@ def test_a_schedule_that_cannot_be_read_stops_that_cron_only(store: Store, caplo
     assert "cannot be read" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("schedule", "following"),
+    [
+        (Interval(10), at(-3 * 3600 + 10)),
+        (Interval(4 * 3600), at(3600)),
+        (Expression("*/5 * * * *"), utc(1, 9, 5)),
+        (Expression("0 11 * * *", "Asia/Kolkata"), utc(2, 5, 30)),  # 05:30 UTC is over on both clocks
+    ],
+    ids=str,
+)
+def test_when_the_clock_is_set_back_no_cron_stands_still(
+    store: Store, schedule: Any, following: datetime.datetime, caplog: pytest.LogCaptureFixture
+):
+    declare(store, schedule)
+    begin_due(store, FUNCTIONS, T0)
+    before = state(store)
+    with caplog.at_level(logging.WARNING, "ipyconvexai.scheduler"):
+        bring_back(store, FUNCTIONS, at(-3 * 3600))
+    assert state(store) == (following, *before[1:])
+    assert ("the clock was set back" in caplog.text) == (following != before[0])
+    bring_back(store, FUNCTIONS, at(-3 * 3600 + 1))
+    assert state(store)[0] == following, "once is enough"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "now"),
+    [
+        (Interval(10), T0),
+        (Interval(10), at(9)),
+        (Interval(10), at(-1)),  # of another process, a moment later
+        (Expression("0 * * * *"), T0),
+        (Expression("0 * * * *"), at(3599)),
+        (Expression("0 * * * *"), at(-1)),  # 12:00 has been begun, by a clock that is not quite the same
+    ],
+    ids=str,
+)
+def test_a_cron_that_is_due_in_time_is_not_touched(store: Store, schedule: Any, now: datetime.datetime):
+    declare(store, schedule)
+    begin_due(store, FUNCTIONS, T0)
+    before = state(store)
+    bring_back(store, FUNCTIONS, now)
+    assert state(store) == before
+
+
+def test_crons_of_others_or_stopped_or_not_readable_are_not_brought_back(store: Store):
+    declare(store, Interval(10))
+    bring_back(store, {}, at(-3600))
+    assert state(store)[0] == T0
+    with store.transaction() as execute:
+        execute.later("UPDATE crons SET schedule = '{\"moon\": 1}'")
+    bring_back(store, FUNCTIONS, at(-3600))
+    assert state(store)[0] == T0
+    remove_cron(store, "tick")
+    bring_back(store, FUNCTIONS, at(-3600))
+    assert state(store)[0] is None
+
+
 def test_a_key_among_a_crons_arguments_is_refused(tidy: Crons):
     remember_secret("sk-very-secret-0123456789")
 
@@ -340,7 +407,7 @@ def test_a_key_among_a_crons_arguments_is_refused(tidy: Crons):
 
     with pytest.raises(ArgumentsError, match="holds a key"):
         cron.hourly(args={"key": "sk-very-secret-0123456789"})(cron_key)
-    assert "cron_key" not in tidy.declared()
+    assert "cron_key" not in tidy.all()
 
 
 def test_ai_cancel_takes_the_name_of_a_cron_too():

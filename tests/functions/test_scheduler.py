@@ -614,6 +614,40 @@ def test_a_run_of_35_s_at_10_s(store: Store):
     lab.close()
 
 
+@pytest.mark.parametrize("running", [True, False], ids=["while it waits", "while it was not there"])
+def test_when_the_clock_is_set_back_crons_go_on_by_the_new_time(
+    store: Store, running: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(scheduler, "LONGEST_WAIT", 0.05)
+    clock = [datetime.datetime(2026, 5, 1, 12)]
+    runs: list[datetime.datetime] = []
+
+    @mutation
+    def often_tick(ctx) -> None:
+        runs.append(clock[0])
+
+    def begin() -> Lab:
+        made = Lab(store, clock=lambda: clock[0])
+        made.crons.add(Cron("often", often_tick.ai_function, Interval(10), "{}"))  # type: ignore[attr-defined]
+        made.scheduler.start()
+        return made
+
+    lab = begin()
+    wait_for(lambda: store.read("SELECT 1 FROM scheduled_functions WHERE state = 'success'"), "the first run's end")
+    if running:
+        time.sleep(0.3)  # until it has heard of that end: nothing but the clock shall make it look again
+    else:
+        lab.close()
+    clock[0] -= datetime.timedelta(hours=3)
+    if not running:
+        lab = begin()
+    wait_for(lambda: store.read("SELECT 1 FROM crons WHERE next_time < ?", [runs[0]]), "it to be brought back")
+    clock[0] += datetime.timedelta(seconds=10)
+    wait_for(lambda: len(runs) == 2, "the second run")
+    lab.close()
+    assert runs[1] - runs[0] == datetime.timedelta(seconds=10, hours=-3)
+
+
 def test_a_cron_of_a_mutation_goes_on_though_it_fails(store: Store):
     lab = Lab(store)
     runs = 0

@@ -59,7 +59,7 @@ def forgetful() -> Iterator[None]:
     yield
     for name in registry.names() - before:
         registry.discard(name)
-    for name in list(crons.declared()):
+    for name in list(crons.all()):
         crons.discard(name)
     sys.path[:] = path
     sys.modules.pop("helper_beside", None)

@@ -30,9 +30,10 @@ class ThisPython(KernelSpecManager):
 
 @dataclass
 class Result:
-    """What a cell gave: its reply's status, its messages in order."""
+    """What a cell gave: its reply's status and payload, its messages in order."""
 
     status: str = ""
+    payload: list[dict[str, Any]] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
@@ -90,6 +91,7 @@ class Kernel:
         while (reply := self._client.get_shell_msg(timeout=PATIENCE))["parent_header"].get("msg_id") != request:
             pass
         result.status = reply["content"]["status"]
+        result.payload = reply["content"].get("payload", [])
         return result
 
     def run(self, code: str, *, cell_id: str | None = None) -> Result:

@@ -101,12 +101,13 @@ def test_a_view_follows_the_ledger_in_its_cell(kernel: Any, store: Store):
 
 def test_updates_come_while_another_cell_is_busy(kernel: Any, store: Store):
     request, _ = begin(kernel, "view = ai.live(live_count, containing='busy')", "live-2")
-    busy = kernel.begin("import time; time.sleep(5)")
+    busy = kernel.begin("import time; time.sleep(30)")
     began = time.monotonic()
     add(store, "busy")
     assert update_of(kernel, request) == {"text/plain": "<b>1</b>"}
     assert time.monotonic() - began < 3
-    kernel.end(busy)
+    kernel.interrupt()
+    assert kernel.end(busy).status == "error"  # it was busy to the end
     kernel.run("view.stop()")
 
 

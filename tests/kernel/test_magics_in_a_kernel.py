@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import nbformat
+import pytest
 from nbformat.v4 import output_from_msg
 
 from ipyconvexai.testing import Answer, Fault
@@ -97,6 +98,97 @@ def test_an_interrupt_keeps_what_came(kernel: Any, endpoint: Any):
     assert kernel.run("%%ai\nafterwards").status == "ok"
 
 
+def test_an_interrupt_while_a_limit_is_waited_for(kernel: Any, endpoint: Any):
+    kernel.run("ai.app().limit('interrupted', requests=1, per='minute', model='gpt-waits')")
+    request = ""
+    try:
+        assert kernel.run("%%ai openai:gpt-waits\nthe one of this minute").status == "ok"
+        before = endpoint.count
+        request = kernel.begin("%%ai openai:gpt-waits\nthe next")
+        waiting: list[dict[str, Any]] = []
+        while len(waiting) < 2:  # the countdown goes on
+            message = kernel.next(request)
+            if message["msg_type"] in ("display_data", "update_display_data"):
+                waiting.append(message)
+        assert "waiting" in waiting[-1]["content"]["data"]["text/plain"]
+        began = time.monotonic()
+        kernel.interrupt()
+        result, request = kernel.end(request), ""
+        assert time.monotonic() - began < 0.5
+        (error,) = result.of("error")
+        assert error["ename"] == "KeyboardInterrupt"
+        assert len(error["traceback"]) == 1
+        shown = result.frames[-1]["text/plain"]
+        assert "interrupted" in shown
+        assert "waiting" not in shown
+        assert endpoint.count == before
+    finally:
+        if request:
+            kernel.interrupt()
+        kernel.run("ai.app().unlimit('interrupted')")
+
+
+# ------------------------------------------------------------------------------------------------- errors
+COUNTS = """
+formatted = []
+for name in ("InteractiveTB", "SyntaxTB"):
+    formatter = getattr(get_ipython(), name)
+    def counted(*args, real=type(formatter).structured_traceback, of=formatter, **options):
+        formatted.append(name)
+        return real(of, *args, **options)
+    formatter.structured_traceback = counted
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("x = = 1", "SyntaxError: invalid syntax"),
+        ("%%ai -t hot\nx", "UsageError: -t wants a number, not 'hot'."),
+        ("%%ai\nfail", "AuthenticationError: openai answered 401"),
+        ("import asyncio\nawait asyncio.sleep(0)\nint('x')", "ValueError: invalid literal"),
+        ("raise ExceptionGroup('two', [ValueError('one'), KeyError('two')])", "ValueError: one"),
+        ("class E(Exception):\n    def __str__(self):\n        raise RuntimeError('none')\nraise E", "E"),
+        ("%%capture\n1 / 0", "ZeroDivisionError: division by zero"),
+        ("get_ipython().run_cell('1 / 0')", "ZeroDivisionError: division by zero"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    ],
+)
+def test_errors_are_kept_under_the_number_of_their_cell(kernel: Any, endpoint: Any, source: str, says: str):
+    endpoint.scripted["fail"] = Fault(401, message=f"Incorrect API key provided: {KEY}")
+    result = kernel.run(source)
+    (number,) = [content["execution_count"] for content in result.of("execute_input")]
+    kernel.run("a = 1")
+    assert kernel.value("max(Err)") == str(number)
+    text = kernel.value(f"Err[{number}]")
+    assert says in text
+    assert "\x1b" not in text
+
+
+def test_an_error_is_formatted_as_often_as_without_us(kernel: Any):
+    kernel.run(COUNTS)
+    counts = []
+    for cell in ("%unload_ext ipyconvexai", "%load_ext ipyconvexai"):
+        kernel.run(cell)
+        kernel.run("formatted.clear()\n1 / 0")
+        counts.append(kernel.value("len(formatted)"))
+    kernel.run("for name in ('InteractiveTB', 'SyntaxTB'): del getattr(get_ipython(), name).structured_traceback")
+    assert counts[0] == counts[1] != "0"
+
+
+def test_fix_puts_the_mended_cell_below(kernel: Any, endpoint: Any):
+    kernel.run("1 / 0")
+    number = kernel.value("max(Err)")
+    asked = f"Cell {number} of a notebook failed: ZeroDivisionError: division by zero"
+    endpoint.scripted[asked] = "By nothing.\n\n```python\n1 / 1\n```"
+    request = kernel.begin("%ai fix")
+    result = kernel.end(request)
+    assert result.status == "ok"
+    assert result.payload == [{"source": "set_next_input", "text": "1 / 1", "replace": False}]
+    assert result.frames[-1]["text/plain"].startswith("By nothing.")
+
+
 def test_calls_know_their_cell(kernel: Any, endpoint: Any):
     kernel.run("%%ai\nfrom a magic", cell_id="cell-1")
     kernel.run("ai.generate('from a call')", cell_id="cell-2")
@@ -121,7 +213,7 @@ def test_commands_draw_tables(kernel: Any, endpoint: Any):
     kernel.run("%%ai\nfor the table <script>")
     for line in ("%ai usage", "%ai log", "%ai list openai"):
         (frame,) = kernel.run(line).frames
-        assert frame["text/html"].startswith("<table")
+        assert "<table" in frame["text/html"]
         assert "<script>" not in frame["text/html"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ipyconvexai.loops import BackgroundLoop
@@ -10,8 +11,8 @@ from ipyconvexai.providers.clients import AsyncOpenAI, OpenAI, Wiring
 from ipyconvexai.providers.corridor import Corridor
 from ipyconvexai.providers.network import Network
 from ipyconvexai.settings import Settings
+from ipyconvexai.store.inprocess import ThreadStore
 from ipyconvexai.store.ledger import Ledger
-from ipyconvexai.store.link import open_store
 
 KEY = "sk-test-key-that-is-long-enough"
 HELLO: list[Any] = [{"role": "user", "content": "Hello world"}]
@@ -34,10 +35,11 @@ def statuses(app: Any) -> list[str]:
 class Lab:
     """A corridor of its own with pauses that are noted and not slept, and randomness that is given."""
 
-    def __init__(self, url: str, **settings: Any) -> None:
+    def __init__(self, url: str, clock: Callable[[], float] | None = None, **settings: Any) -> None:
+        """`clock`: what its limits and budgets go by."""
         self.url = url
         self.settings = Settings(path=":memory:", **settings)
-        self.store = open_store(":memory:")
+        self.store = ThreadStore(":memory:", clock)
         self.ledger = Ledger(self.store, record=self.settings.record)
         self.loop = BackgroundLoop()
         self.pauses: list[float] = []

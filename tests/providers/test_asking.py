@@ -66,13 +66,13 @@ def test_errors_name_the_cure(app: ai.App, endpoint: Endpoint, reply: Any, kind:
 
 
 def test_safe_generate_gives_the_same_as_a_value(app: ai.App, endpoint: Endpoint):
-    endpoint.reply([Fault(429, retry_after=7), Fault(401), "good"])
+    endpoint.reply([Fault(429, retry_after=1.5), Fault(401), "good"])
     limited: Any = ai.safe_generate("Hello", model=MODEL)
     assert (limited.success, limited.code, limited.retryable, limited.retry_after) == (
         False,
         "rate_limit_exceeded",
         True,
-        7.0,
+        1.5,
     )
     assert limited.request_id == str(rows(app)[0]["id"])
     assert "429" in limited.error

@@ -27,6 +27,7 @@ from ipyconvexai.store.link import Store
 from ipyconvexai.testing import Answer, Endpoint, Fault
 from ipyconvexai.values import Replay, Wait
 from tests.providers.lab import HELLO, KEY, Lab, rows, statuses
+from tests.store.helpers import clock_from
 
 
 class Limits(Limiting):
@@ -353,28 +354,52 @@ def test_the_estimate_begins_with_what_the_ledger_has(
 
 
 @pytest.fixture
-def priced(app: ai.App, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[ai.OpenAI]:
-    """A client of a provider whose prices are known."""
+def seconds_on() -> list[float]:
+    """By which the clock of ``noon`` is put forward."""
+    return [0.0]
+
+
+@pytest.fixture
+def noon(endpoint: Endpoint, seconds_on: list[float], monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """A provider whose prices are known, on a day that does not end by itself: a budget is of the calendar day."""
     monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
-    with ai.OpenAI(api_key=KEY, max_retries=0) as made:
-        yield made
+    clock = clock_from(2026, 5, 1, 12)
+    made = Lab(endpoint.url, lambda: clock() + seconds_on[0])
+    yield made
+    made.close()
 
 
-def test_a_budget_is_never_passed_by_more_than_the_estimate_was_wrong(
-    priced: ai.OpenAI, limits: Limits, app: ai.App, endpoint: Endpoint
-):
+def test_a_budget_is_never_passed_by_more_than_the_estimate_was_wrong(noon: Lab, endpoint: Endpoint):
     endpoint.reply(Answer("done", usage=(10, 1000)))
-    limits.budget("daily", usd=0.006, per="day")  # 9.98 calls of 0.15 + 0.60 dollars a million
-    outcomes = in_threads(32, lambda: ask(priced, model="gpt-4o-mini", max_tokens=1000))
+    Limits(noon.store).budget("daily", usd=0.006, per="day")  # 9.98 calls of 0.15 + 0.60 dollars a million
+    client = noon.client(max_retries=0)
+    outcomes = in_threads(32, lambda: ask(client, model="gpt-4o-mini", max_tokens=1000))
     errors = [outcome for outcome in outcomes if isinstance(outcome, BudgetError)]
-    spent = app.store.read("SELECT sum(cost_usd) FROM responses")[0][0]
+    spent = noon.store.read("SELECT sum(cost_usd) FROM responses")[0][0]
     # Here the estimate is never too low: max_tokens is what the answer takes.
     assert spent <= 0.006
     assert spent > 0.006 - 2 * 0.00062
     assert endpoint.count == 32 - len(errors) == 9
-    assert statuses(app).count("refused") == len(errors)
+    assert statuses(noon).count("refused") == len(errors)
     assert "budget daily ($0.006 per day) is spent" in errors[0].message
     assert errors[0].retry_after is not None
+
+
+def test_who_waits_for_a_budgets_reservations_goes_on_when_the_next_day_begins(
+    noon: Lab, seconds_on: list[float], endpoint: Endpoint
+):
+    endpoint.reply(Answer("done", usage=(10, 1000)))
+    endpoint.hold()
+    Limits(noon.store).budget("daily", usd=0.006, per="day")
+    client = noon.client(max_retries=0)
+    work = threading.Thread(target=in_threads, args=(32, lambda: ask(client, model="gpt-4o-mini", max_tokens=1000)))
+    work.start()
+    until(lambda: endpoint.in_flight == 9 and len(noon.corridor.waits) == 23)
+    seconds_on[0] = 12 * 3600.0
+    until(lambda: endpoint.in_flight == 18)
+    endpoint.release()
+    work.join(30)
+    assert (endpoint.count, statuses(noon).count("refused")) == (18, 14)
 
 
 def test_a_provider_without_prices_is_no_way_around_a_budget(client: ai.OpenAI, limits: Limits, endpoint: Endpoint):

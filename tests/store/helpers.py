@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import psutil
 
 from ipyconvexai.errors import Error
 from ipyconvexai.ids import new_id
+from ipyconvexai.store.admission import steady_clock
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.link import Store
 
@@ -53,6 +55,13 @@ def add(store: Store, *titles: str) -> list[str]:
 
 def titles(store: Store) -> list[str]:
     return [title for (title,) in store.read("SELECT title FROM conversations ORDER BY id")]
+
+
+def clock_from(*date: int) -> Callable[[], float]:
+    """A clock for limits that goes on from this moment in UTC, so that no hour or day ends in the middle of a test."""
+    begun, clock = datetime.datetime(*date, tzinfo=datetime.UTC).timestamp(), steady_clock()  # type: ignore[misc, arg-type]
+    offset = begun - clock()
+    return lambda: offset + clock()
 
 
 def begin_call(store: Store) -> str:

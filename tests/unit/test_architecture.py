@@ -63,6 +63,8 @@ DOORS = {
     "IPython": {"notebook", "batch", "worker"},  # batch: to replace tqdm's widget; worker: to remove magics
     "ipywidgets": {"notebook"},
     "anywidget": {"notebook"},
+    "rich": {"notebook"},
+    "matplotlib": {"notebook"},
     "click": {"cli"},
     "tqdm": {"batch"},
     "cronsim": {"functions"},

@@ -74,7 +74,7 @@ def test_export(ledger: ai.App, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["calls.txt"], ".parquet or .csv"),
+        (["calls.txt"], ".parquet, .csv or .jsonl"),
         (["calls.csv", "--sql", "SELEC 1"], "SELEC"),
         (["none/calls.csv"], "no folder none"),
     ],

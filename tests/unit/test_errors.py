@@ -119,3 +119,12 @@ def test_faults_are_of_both_trees_and_pickle_without_headers(kind: type, ours: t
         fault.code,
         "http://x/v1",
     )
+
+
+def test_what_an_error_quotes_steers_no_terminal():
+    error = errors.InputError("no \x1b]8;;http://x\x07title\u202e and\ttabs", cure="see \x9b31m\nbelow")
+    assert error._render_traceback_() == [
+        "InputError: no \ufffd]8;;http://x\ufffdtitle\ufffd and\ttabs",
+        "  see \ufffd31m",
+        "  below",
+    ]

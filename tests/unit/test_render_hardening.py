@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from functools import cache
-from pathlib import Path
 
 import html5lib
 import pytest
@@ -14,47 +13,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from ipyconvexai.render import harden_markdown, markdown_bundle, plain_text, safe_html
+from tests.judging import PAYLOADS, harmful
 
-PAYLOADS = (Path(__file__).parents[1] / "data" / "xss-payloads.txt").read_text(encoding="utf-8").split("\n")
-PAYLOADS = [line for line in PAYLOADS if line.strip()]
-
-TAGS = set(
-    "p br strong em s del code pre ul ol li blockquote h1 h2 h3 h4 h5 h6 hr table thead tbody tr th td a span div "
-    "math mrow mi mn mo ms mtext mspace msup msub msubsup mfrac msqrt mroot mtable mtr mtd munder mover munderover "
-    "mstyle mpadded mphantom menclose DOCUMENT_FRAGMENT".split()
-)
-ATTRIBUTES = {
-    "href",
-    "title",
-    "class",
-    "start",
-    "rel",
-    "align",
-    "display",
-    "stretchy",
-    "fence",
-    "separator",
-    "mathvariant",
-}
 PERMISSIVE = MarkdownIt("js-default", {"html": True, "linkify": False})
 PERMISSIVE.validateLink = lambda url: True  # type: ignore[method-assign]  # some viewers check no scheme at all
-
-
-def harmful(fragment: str) -> list[str]:
-    """The independent judge: what a browser's parser would find that can run, fetch, or leave the page unasked."""
-    found = []
-    for element in html5lib.parseFragment(fragment, namespaceHTMLElements=False).iter():
-        tag = str(element.tag).rpartition("}")[2]
-        if tag not in TAGS:
-            found.append(tag)
-        for key, value in element.attrib.items():
-            name = str(key).lower()
-            aligned = name == "style" and re.fullmatch(r"text-align:(left|center|right)", value)
-            if name not in ATTRIBUTES and not aligned:
-                found.append(f"{tag} {name}")
-            if name == "href" and not re.match(r"https?:|mailto:|#", re.sub(r"[\0- ]", "", value).lower()):
-                found.append(f"{tag} {value}")
-    return found
 
 
 def hides_formulas(markdown: str) -> str:

@@ -1,16 +1,13 @@
-"""``%ai run`` and its neighbours in a real IPython shell; completion; how results are shown."""
+"""``%ai run`` and its neighbours in a real IPython shell; how results are shown."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
-from traitlets.config import Config
 
 import ipyconvexai as ai
 from ipyconvexai import errors
@@ -46,24 +43,6 @@ def magic_secret(ctx) -> None:
 def magic_later(ctx, seconds: float) -> str:
     return ctx.scheduler.run_after(seconds, magic_add, title="later")
 '''
-
-
-@pytest.fixture(scope="module")
-def bare_shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InteractiveShell]:
-    """A shell that keeps no history, so that it leaves no open database behind."""
-    config = Config()
-    config.HistoryManager.enabled = False
-    config.InteractiveShell.ipython_dir = str(tmp_path_factory.mktemp("ipython"))
-    config.InteractiveShell.colors = "nocolor"
-    yield InteractiveShell.instance(config=config)
-    InteractiveShell.clear_instance()
-
-
-@pytest.fixture
-def shell(bare_shell: InteractiveShell) -> Iterator[InteractiveShell]:
-    ai.load_ipython_extension(bare_shell)
-    yield bare_shell
-    ai.unload_ipython_extension(bare_shell)
 
 
 @pytest.fixture
@@ -183,64 +162,6 @@ def test_a_cron_is_stopped_by_its_name(run: Run, capsys: pytest.CaptureFixture[s
 def test_what_is_empty_is_an_empty_table(run: Run, word: str, capsys: pytest.CaptureFixture[str]):
     assert run(f"%ai {word}") is None
     assert word in capsys.readouterr().out
-
-
-# ------------------------------------------------------------------------------------------------- completion
-def completed(shell: InteractiveShell, line: str) -> set[str]:
-    with provisionalcompleter():
-        found = shell.Completer.completions(line, len(line))
-        return {line[: c.start] + c.text for c in found}
-
-
-def test_completion(run: Run, shell: InteractiveShell):
-    assert {"%ai run", "%ai functions", "%ai jobs"} <= completed(shell, "%ai ")
-    assert completed(shell, "%ai fu") == {"%ai functions"}
-    names = completed(shell, "%ai run magic_")
-    assert names == {f"%ai run magic_{name}" for name in ("titles", "add", "later")}, "internal ones are not called"
-    assert completed(shell, "%ai run magic_titles l") == {"%ai run magic_titles limit="}
-    assert "%ai run magic_add title=" in completed(shell, "%ai run magic_add ")
-    assert "%ai run magic_add title=a title=" not in completed(shell, "%ai run magic_add title=a ")
-    assert "%ai run magic_add title=a times=" in completed(shell, "%ai run magic_add title=a t")
-    assert completed(shell, "%ai jobs f") == {"%ai jobs failed"}
-
-
-def test_other_lines_complete_as_ever(run: Run, shell: InteractiveShell):
-    shell.user_ns["magical_variable"] = 1
-    assert "x = magical_variable" in completed(shell, "x = magical_var")
-    assert "ai.ledger" in completed(shell, "ai.ledg")
-    assert "%ai run magic_titles limit=magical_variable" in completed(shell, "%ai run magic_titles limit=magical_v")
-
-
-def test_completion_comes_and_goes_with_the_extension(bare_shell: InteractiveShell):
-    def hooks() -> int:
-        chain = bare_shell.strdispatchers["complete_command"].strs.get("%ai", [])
-        return len(list(chain))
-
-    assert hooks() == 0
-    ai.load_ipython_extension(bare_shell)
-    ai.load_ipython_extension(bare_shell)
-    assert hooks() == 1
-    ai.unload_ipython_extension(bare_shell)
-    assert hooks() == 0
-
-
-def test_completion_imports_nothing_and_opens_nothing():
-    import subprocess
-
-    code = (
-        "import sys\n"
-        "from IPython.core.interactiveshell import InteractiveShell\n"
-        "from IPython.core.completer import provisionalcompleter\n"
-        "shell = InteractiveShell.instance()\n"
-        "shell.extension_manager.load_extension('ipyconvexai')\n"
-        "with provisionalcompleter():\n"
-        "    for line in ('%ai ', '%ai run ', '%ai run f '):\n"
-        "        list(shell.Completer.completions(line, len(line)))\n"
-        "print([n for n in 'openai duckdb pydantic pyarrow'.split() if n in sys.modules])\n"
-        "print([n for n in sys.modules if n in ('ipyconvexai.application', 'ipyconvexai.functions.registry')])\n"
-    )
-    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert seen.split() == ["[]", "[]"]
 
 
 # ------------------------------------------------------------------------------------------------- words, results

@@ -2,73 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from traitlets.config import Config
 
 import ipyconvexai as ai
 from ipyconvexai import errors
-from ipyconvexai.notebook.screens import CellScreen, TerminalScreen
-from ipyconvexai.testing import Answer, Endpoint, Fault
-
-KEY = "sk-test-0123456789abcdef"
-Run = Callable[[str], Any]
-
-
-@pytest.fixture(scope="module")
-def bare_shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InteractiveShell]:
-    """A shell that keeps no history, so that it leaves no open database behind."""
-    config = Config()
-    config.HistoryManager.enabled = False
-    config.InteractiveShell.ipython_dir = str(tmp_path_factory.mktemp("ipython"))
-    config.InteractiveShell.colors = "nocolor"
-    yield InteractiveShell.instance(config=config)
-    InteractiveShell.clear_instance()
-
-
-@pytest.fixture
-def shell(bare_shell: InteractiveShell) -> Iterator[InteractiveShell]:
-    ai.load_ipython_extension(bare_shell)
-    names = set(bare_shell.user_ns)
-    yield bare_shell
-    ai.unload_ipython_extension(bare_shell)
-    for name in set(bare_shell.user_ns) - names:
-        del bare_shell.user_ns[name]
-
-
-class Scripted(Endpoint):
-    """Answers what `scripted` holds under the question's first line; anything else is echoed."""
-
-    def __init__(self) -> None:
-        self.scripted: dict[str, Any] = {}
-        super().__init__(lambda call: self.scripted.get(call.prompt.split("\n")[0]), key=KEY)
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
-    double = Scripted()
-    with double:
-        monkeypatch.setenv("OPENAI_BASE_URL", double.url)
-        monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        with ai.connect(":memory:", model="openai:gpt-4o-mini", retries=0):
-            yield double
-
-
-@pytest.fixture
-def run(shell: InteractiveShell, endpoint: Scripted) -> Run:
-    """Runs a cell; gives what it raised, or None."""
-
-    def run_cell(cell: str) -> Any:
-        result = shell.run_cell(cell)
-        return result.error_before_exec or result.error_in_exec
-
-    return run_cell
+from ipyconvexai.testing import Answer, Fault
+from tests.magics.conftest import KEY, Run, Scripted
 
 
 # --------------------------------------------------------------------------------------------- the extension
@@ -154,7 +97,7 @@ def test_a_cut_stream_keeps_what_came_and_fails(run: Run, endpoint: Scripted, ca
     assert "[cut: not the whole answer]" in printed
 
 
-@pytest.mark.parametrize("line", ["-t hot", "two models", "-x", "-f html"])
+@pytest.mark.parametrize("line", ["-t hot", "two models", "-x", "-f yaml"])
 def test_a_wrong_line_is_a_usage_error(run: Run, endpoint: Scripted, line: str, capsys: pytest.CaptureFixture[str]):
     assert type(run(f"%%ai {line}\nx")).__name__ == "UsageError"
     assert capsys.readouterr().err.startswith("UsageError: ")
@@ -193,7 +136,7 @@ def test_json_that_is_none_fails_with_its_row(run: Run, endpoint: Scripted):
 
 def test_replay_is_free_and_says_so(run: Run, endpoint: Scripted, capsys: pytest.CaptureFixture[str]):
     for _ in range(2):
-        assert run("%%ai --replay reuse\nonce") is None
+        assert run("%%ai --no-history --replay reuse\nonce") is None
     assert endpoint.count == 1
     assert "replayed" in capsys.readouterr().out
     assert isinstance(run("%%ai --replay only\nnever asked"), errors.ReplayMissError)
@@ -263,35 +206,3 @@ def test_log_finds_only_what_was_asked_for(run: Run, capsys: pytest.CaptureFixtu
 def test_an_unknown_group_or_provider_is_told(run: Run):
     assert isinstance(run("%ai usage --by moon"), errors.InputError)
     assert isinstance(run("%ai list opena"), errors.UnknownProviderError)
-
-
-# ------------------------------------------------------------------------------------------------- screens
-def test_a_terminal_sees_no_sequence_of_the_model_s_wherever_it_is_split():
-    text = "a\x1b[31mred\x1b[0m b\x1b]8;;http://x\x07link\r\nend \x9b1m!"
-    for step in (1, 2, 3, 7):
-        out = io.StringIO()
-        screen = TerminalScreen(out)
-        for end in range(step, len(text), step):
-            screen.draw(text[:end])
-        screen.finish(text, "note")
-        assert out.getvalue() == "ared blink\nend !\n[note]\n", step
-
-
-def test_a_cell_is_drawn_no_more_than_twenty_times_a_second(monkeypatch: pytest.MonkeyPatch):
-    now = 0.0
-    shown: list[str] = []
-
-    class Handle:
-        def update(self, bundle: dict[str, str], *, raw: bool) -> None:
-            shown.append(bundle["text/plain"])
-
-    def display(bundle: dict[str, str], *, raw: bool, display_id: bool) -> Handle:
-        shown.append(bundle["text/plain"])
-        return Handle()
-
-    monkeypatch.setattr("ipyconvexai.notebook.screens.display", display)
-    screen = CellScreen(lambda text, note: {"text/plain": text + note}, clock=lambda: now)
-    for text, now in [("", 0.0), (" ", 0.0), ("a", 0.01), ("ab", 0.05), ("abc", 0.07), ("abc", 0.2), ("abcd", 0.3)]:  # noqa: B007
-        screen.draw(text)
-    screen.finish("abcde", "!")
-    assert shown == ["a", "abc", "abcd", "abcde!"]

@@ -1,0 +1,65 @@
+"""``--dry-run``: the exact request, and what it would take by estimate. Calls the app and render. Sends nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from ipyconvexai.notebook.options import Options
+from ipyconvexai.notebook.preparing import Prepared
+from ipyconvexai.notebook.screens import display, in_kernel
+from ipyconvexai.notebook.session import Session
+
+if TYPE_CHECKING:
+    from ipyconvexai.generation import Plan
+
+__all__ = ["show"]
+
+
+def show(session: Session, options: Options, prepared: Prepared) -> None:
+    """Show it for each model; ``-o NAME`` keeps the request's body, or a dict of them by model."""
+    from ipyconvexai import render
+    from ipyconvexai.application import app
+
+    current = app()
+    questions = [prepared.to(session, name) for name in options.models] or [prepared.question]
+    plans = [current.run(current.generator.plan(question)) for question in questions]
+    markdown = "\n\n".join(_markdown(plan, options.budget) for plan in plans)
+    if in_kernel(session.shell):
+        display(render.markdown_bundle(markdown), raw=True)
+    else:
+        print(render.plain_text(markdown))
+    if options.output:
+        bodies = {plan.endpoint.name: plan.body for plan in plans}
+        session.shell.user_ns[options.output] = bodies if options.models else plans[0].body
+
+
+def _markdown(plan: Plan, budget: float | None) -> str:
+    body = dict(plan.body)
+    parts = [f"**Not sent.** {_summary(plan, budget)}"]
+    for message in body.pop("messages", []):
+        content = message.get("content")
+        text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False)
+        parts += [str(message.get("role")), _fenced(text)]
+    parts += ["parameters", _fenced(json.dumps(body, indent=2, ensure_ascii=False), "json")]
+    return "\n\n".join(parts)
+
+
+def _summary(plan: Plan, budget: float | None) -> str:
+    cost = "its price is not known" if plan.cost is None else f"about ${plan.cost:.6f}"
+    usage = f"about {plan.usage.input_tokens:,} + {plan.usage.output_tokens:,} tokens, {cost}"
+    where = f"To {_code(plan.endpoint.name)} at {_code(plan.endpoint.identity)}"
+    over = " — more than the budget, so it would be refused" if budget and (plan.cost or 0.0) > budget else ""
+    unset = f" {plan.endpoint.key_variable} is not set." if plan.endpoint.unready and plan.endpoint.key_variable else ""
+    return f"{where}: {usage}{over}.{unset}"
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('`', '')}`"
+
+
+def _fenced(text: Any, language: str = "text") -> str:
+    text = str(text)
+    marks = "`" * max(3, *(len(run) + 1 for run in re.findall("`{3,}", text)), 0)
+    return f"{marks}{language}\n{text}\n{marks}"

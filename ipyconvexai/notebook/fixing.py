@@ -1,0 +1,106 @@
+"""``%ai error`` and ``%ai fix``: a question about the cell that failed last. Calls ``tracebacks`` and ``asking``.
+
+Promises: what is sent holds no key that is known, and no braces of it are filled in; a failure to ask does not become
+the error that is asked about next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from IPython.core.error import UsageError
+
+from ipyconvexai.notebook import tracebacks
+from ipyconvexai.notebook.session import Session
+from ipyconvexai.notebook.tracebacks import Failure
+
+__all__ = ["COMMANDS", "explain"]
+
+LONGEST = 12_000  # characters of the traceback, and of the cell: what explains an error is at the beginning and the end
+
+_REQUESTS = {
+    "error": "Explain in a few sentences what went wrong, and how to mend it.",
+    "fix": "Explain in a few sentences what went wrong. Then give the whole mended cell, once, as one fenced block.",
+}
+_FENCED = re.compile(r"^[ ]{0,3}(`{3,}|~{3,})[^\n]*\n(.*?)^[ ]{0,3}\1[`~]*[ \t]*$", re.MULTILINE | re.DOTALL)
+
+
+def explain(session: Session, command: str, word: str | None, options: str | None) -> None:
+    """Ask about the last error; `fix` offers the mended cell below. A `word` that is no model makes it a question.
+
+    Raises:
+        UsageError: nothing has failed yet, or the options cannot be read.
+        Error: what asking raises.
+    """
+    from ipyconvexai.notebook import asking
+    from ipyconvexai.notebook.options import cell_options, line_options
+
+    if word is not None and not _is_model(session, word):
+        asking.ask(session, *line_options(f"{command} {word} {options or ''}".strip()))
+        return
+    try:
+        given = cell_options(f"{word or ''} {options or ''}")
+        answer = asking.ask(session, given, question(_last(session), command), interpolated=False)
+    except BaseException as error:
+        tracebacks.set_aside(error)
+        raise
+    if command == "fix" and given.format != "code":  # which puts it there itself
+        _offer(session, answer)
+
+
+def question(failure: Failure, command: str) -> str:
+    """What the model is told of the failure."""
+    from ipyconvexai.render.plain import cut
+    from ipyconvexai.settings import redact
+
+    parts = [f"Cell {failure.count} of a notebook failed: {cut(failure.summary, 200)}", _REQUESTS[command]]
+    if failure.source.strip():
+        parts += ["The cell:", _fenced(failure.source, "python")]
+    parts += ["What Python said:", _fenced(failure.text, "")]
+    return redact("\n\n".join(parts))
+
+
+def _fenced(text: str, language: str) -> str:
+    """In a fence that is longer than any within."""
+    from ipyconvexai import render
+
+    text = tracebacks.shortened(render.plain_text(text).strip("\n"), LONGEST)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _last(session: Session) -> Failure:
+    errors = tracebacks.of_shell(session.shell)
+    if errors is None or errors.last is None:
+        raise UsageError("no cell has failed yet, so there is no error to ask about; `%ai -- …` asks anything else")
+    return errors.last
+
+
+def _is_model(session: Session, word: str) -> bool:
+    """An alias, a provider, a well-known model, or what says of which provider it is; "fix typos" is a question."""
+    from ipyconvexai.errors import ConfigurationError
+    from ipyconvexai.providers.catalog import parse
+
+    if word in session.aliases:
+        return True
+    try:
+        parse(word)
+    except ConfigurationError:
+        return ":" in word.strip(":")  # a mistyped one is told, and not asked about
+    return True
+
+
+def _offer(session: Session, answer: Any) -> None:
+    """Put the last fenced block of the answer into the next cell."""
+    from ipyconvexai import render
+
+    blocks = _FENCED.findall(f"{getattr(answer, 'text', None) or ''}\n")
+    if blocks:
+        session.shell.set_next_input(render.plain_text(blocks[-1][1]).strip("\n"))
+
+
+COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
+    (re.compile(r"(error|fix)(?:[ \t]+([^\s-]\S*))?[ \t]*((?<=[ \t])--?[A-Za-z].*)?"), explain),
+)

@@ -1,0 +1,331 @@
+"""``%ai sql``, ``export``, ``purge``, ``budget``, ``conversations``, ``replay``: what is kept. Calls the app.
+
+Promises: nothing is removed or replaced that was not confirmed; a line that merely begins with one of these words stays
+a question.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ipyconvexai.notebook.screens import display
+from ipyconvexai.notebook.session import Session
+from ipyconvexai.notebook.words import words_of
+
+if TYPE_CHECKING:
+    from ipyconvexai.records.removal import Purged
+
+__all__ = ["COMMANDS", "run_cell_sql"]
+
+
+def _usage(message: str) -> NoReturn:
+    from IPython.core.error import UsageError
+
+    raise UsageError(message)
+
+
+def _say(text: str) -> None:
+    from ipyconvexai import render
+
+    print(render.plain_text(text))
+
+
+# ---------------------------------------------------------------------------------------------- SQL
+def run_cell_sql(session: Session, rest: str, cell: str) -> None:
+    """``%%ai sql [-o NAME]``: `rest` is what stands behind the word, `cell` is the query."""
+    match = re.fullmatch(rf"{_OUTPUT}?", rest.strip())
+    if match is None:
+        _usage(f"%%ai sql takes -o NAME, not {rest.strip()!r}; the query stands in the cell")
+    _sql(session, match[1], cell)
+
+
+def _sql(session: Session, output: str | None, query: str) -> None:
+    """Show the result; under a name it is kept as a ``Relation``."""
+    from ipyconvexai.application import app
+
+    if output is not None and not output.isidentifier():
+        _usage(f"-o wants the name of a variable, not {output!r}")
+    if not query.strip():
+        _usage("there is no query: `%ai sql SELECT model, cost_usd FROM calls`, or below a line `%%ai sql`")
+    result = app().ledger.select(query, session.names)
+    if output is not None:
+        session.shell.user_ns[output] = result
+    display(result)
+
+
+# ---------------------------------------------------------------------------------------------- export
+def _export(session: Session, line: str) -> None:
+    """FILE [--since WHEN] [--model X] [--status S] [--all] [--force]"""
+    from ipyconvexai.application import app
+
+    taken = _options("export", line, {"--since", "--model", "--status"}, {"--all", "--force"})
+    if len(taken.words) != 1:
+        _usage("%ai export wants one FILE that ends in .parquet, .csv or .jsonl; quote blanks in its name")
+    model = taken.values.get("--model")
+    written = app().ledger.write(
+        taken.words[0],
+        since=taken.values.get("--since"),
+        model=None if model is None else session.model_of(model).target,
+        status=taken.values.get("--status"),
+        whole="--all" in taken.flags,
+        overwrite="--force" in taken.flags,
+    )
+    what = "examples for fine-tuning" if written.examples else "calls"
+    _say(f"{written.rows:,} {what} -> {written.path}")
+    if written.duplicates:
+        _say(f"{written.duplicates:,} older answers to the same questions were left out.")
+    if written.unusable:
+        _say(f"{written.unusable:,} calls were left out: their content is not kept, or the answer is not whole.")
+
+
+class _Taken:
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.values: dict[str, str] = {}
+        self.flags: set[str] = set()
+
+
+def _options(command: str, line: str, valued: set[str], flags: set[str]) -> _Taken:
+    """The words, the options with a value (``--x y`` and ``--x=y``) and those without."""
+    taken = _Taken()
+    words: Iterator[str] = iter(words_of(line))
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word in flags:
+            taken.flags.add(word)
+        elif name in valued:
+            given = value if equals else next(words, "")
+            if not given or (not equals and given.startswith("--")):
+                _usage(f"%ai {command}: {name} wants a value")
+            if name in taken.values:
+                _usage(f"%ai {command}: {name} is given twice")
+            taken.values[name] = given
+        elif word.startswith("-"):
+            _usage(f"%ai {command} has no option {word}; there are {', '.join(sorted(valued | flags))}")
+        else:
+            taken.words.append(word)
+    return taken
+
+
+# ---------------------------------------------------------------------------------------------- purge
+def _purge(session: Session, line: str) -> None:
+    """[ID] [--before WHEN] [--containing TEXT] [--conversation NAME] [--all] [--yes]"""
+    from ipyconvexai.application import app
+
+    taken = _options("purge", line, {"--before", "--containing", "--conversation"}, {"--all", "--yes"})
+    if len(taken.words) > 1:
+        _usage(f"%ai purge takes one ID, and these are {len(taken.words)}; quote a text that has blanks")
+    ledger = app().ledger
+    asked: dict[str, Any] = {
+        "request_id": taken.words[0] if taken.words else None,
+        "before": taken.values.get("--before"),
+        "containing": taken.values.get("--containing"),
+        "conversation": taken.values.get("--conversation"),
+        "everything": "--all" in taken.flags,
+    }
+    seen = ledger.purgeable(**asked)
+    if seen or "--yes" in taken.flags:
+        _say(f"To be removed for good: {seen}. Usage, cost and outcomes stay.")
+        if "--yes" not in taken.flags and not _confirmed():
+            print("Nothing was removed.")
+            return
+        done = ledger.purge(**asked)
+        _say(f"Removed for good: {done}. Outputs in notebooks and copies of the ledger are not touched.")
+    else:
+        print("Nothing in the ledger fits: nothing was removed.")
+    _what_stays(seen)
+
+
+def _what_stays(seen: Purged) -> None:
+    if seen.under_way:
+        _say(f"{seen.under_way:,} rows are under way and stay: purge again when they are over.")
+    if seen.elsewhere:
+        places = ", ".join(f"{table} ({rows:,} rows)" for table, rows in seen.elsewhere.items())
+        _say(f"The text stands in other tables, too, which purge leaves to you: {places}.")
+
+
+def _confirmed() -> bool:
+    from IPython.core.error import StdinNotImplementedError
+
+    try:
+        return input("Type yes to remove it: ").strip().lower() == "yes"
+    except (StdinNotImplementedError, EOFError, OSError, RuntimeError):  # Run All, nbclient, a closed stdin
+        pass
+    _usage("%ai purge asks before it removes, and nobody can answer here: add --yes. Nothing was removed")
+
+
+# ---------------------------------------------------------------------------------------------- budgets
+_WINDOWS = {"minute": 60.0, "week": 7 * 86400.0, "month": 30 * 86400.0}  # rolling; hour and day are the clock's, in UTC
+_MANY = {"": 1, "k": 1000, "m": 1_000_000}
+
+
+def _set_budget(
+    session: Session, dollar: str | None, number: str, many: str, unit: str | None, period: str, scope: str | None
+) -> None:
+    from ipyconvexai.application import app
+
+    amount = float(number.replace(",", "").replace("_", "")) * _MANY[many.lower()]
+    money = bool(dollar) or (unit or "").lower() in ("usd", "dollar", "dollars")
+    if not money and not unit:
+        _usage("a budget is in US dollars or in tokens: `%ai budget 5 USD/day`, `%ai budget 100000 tokens/day`")
+    if dollar and unit and not money:
+        _usage("a budget is in US dollars or in tokens, not both: `%ai budget 5 USD/day`")
+    word = period.lower()
+    what: dict[str, Any] = {"usd": amount} if money else {"tokens": amount}
+    name = app().budget(**what, per=_WINDOWS.get(word, word), **_scope(session, scope))
+    _say(f"Budget {name} is set; `%ai budget off {name}` removes it.")
+
+
+def _scope(session: Session, word: str | None) -> dict[str, Any]:
+    """The provider or model that `word` names."""
+    from ipyconvexai.providers.catalog import find
+
+    if word is None:
+        return {}
+    if find(word) is not None:
+        return {"provider": word}
+    target = session.model_of(word).target
+    if target == word and not re.search(r"[:\d/-]", word):
+        _usage(f"{word!r} is no provider and no model: `%ai list` shows both, and `%ai budget 5 USD/day` is for all")
+    return {"model": target}
+
+
+def _budgets() -> list[str]:
+    from ipyconvexai.application import app
+
+    sql = "SELECT name FROM limits WHERE json_extract_string(definition, '$.kind') = 'budget' ORDER BY name"
+    return [name for (name,) in app().store.read(sql)]
+
+
+def _show_budgets(session: Session) -> None:
+    from ipyconvexai.application import app
+    from ipyconvexai.notebook.tables import Table
+
+    names, limits = set(_budgets()), app().limits()
+    rows = [row for row in limits if row[0] in names]
+    if rows:
+        display(Table(limits.columns, rows, "budgets"))
+    else:
+        print("No budget is set: `%ai budget 5 USD/day` sets one, `%ai limits` shows limits.")
+
+
+def _no_budget(session: Session, name: str | None) -> None:
+    from ipyconvexai.application import app
+
+    names = _budgets()
+    if name is not None and name not in names:
+        _usage(f"there is no budget {name!r}; there {'are ' + ', '.join(names) if names else 'is none'}")
+    for gone in [name] if name is not None else names:
+        app().unlimit(gone)
+        _say(f"Budget {gone} is off.")
+    if not names:
+        print("No budget was set.")
+
+
+# ---------------------------------------------------------------------------------------------- conversations, replay
+_CONVERSATIONS = """
+    SELECT coalesce(c.title, '(no title)') AS title, m.messages,
+           strftime(coalesce(m.newest, c.created_at), '%Y-%m-%d %H:%M') AS newest,
+           k.cost AS cost_usd, c.id::VARCHAR AS id
+    FROM conversations c
+    LEFT JOIN (SELECT conversation_id, count(*) AS messages, max(created_at) AS newest FROM messages GROUP BY 1) m
+         ON m.conversation_id = c.id
+    LEFT JOIN (SELECT conversation_id, sum(cost_usd) AS cost FROM calls GROUP BY 1) k ON k.conversation_id = c.id
+    ORDER BY coalesce(m.newest, c.created_at) DESC, c.id DESC
+"""
+
+
+def _conversations(session: Session) -> None:
+    from ipyconvexai.application import app
+    from ipyconvexai.notebook.tables import Table
+
+    rows = [(title, number or 0, *rest) for title, number, *rest in app().store.read(_CONVERSATIONS)]
+    display(Table(["title", "messages", "newest (UTC)", "cost_usd", "id"], rows, "conversations"))
+
+
+_POLICIES = {
+    "off": "every question is sent",
+    "reuse": "recorded answers are used again, free and offline; the rest is sent",
+    "only": "recorded answers only; nothing is sent",
+}
+
+
+def _replay(session: Session, word: str | None) -> None:
+    from ipyconvexai.application import app
+
+    if word is not None:
+        app().set_replay("reuse" if word == "on" else word)
+    policy = str(app().settings.replay)
+    print(f"replay {policy}: {_POLICIES[policy]}.")
+
+
+# ---------------------------------------------------------------------------------------------- what lines read like
+_OUTPUT = r"(?:(?:-o|--output)[\s=]+(\S+))"
+_NAME = r'(?:"[^"]+"|[\w.]+)'
+# Queries, and what would write (to be refused, and not to be paid for); "sql injection explained" is a question.
+_QUERY = rf"""(?:select\b.+|with\s+(?:recursive\s+)?{_NAME}\s*(?:\([^)]*\)\s*)?as\s.*\(.+
+    |from\s+{_NAME}(?:\s*;?|\s+(?:as\s+\w+\s+)?(?:select|where|limit|order|group|join|left|inner|anti|semi)\b.+)
+    |(?:describe|summarize|show)\s+{_NAME}\s*;?|show\s+(?:all\s+)?tables\s*;?|values\s*\(.+
+    |explain\s+(?:analyze\s+)?(?:select|with|from)\b.+|(?:pivot|unpivot)\s+{_NAME}\s+on\b.+
+    |insert\s+into\s+{_NAME}\s*(?:\(|values|select|default).*|update\s+{_NAME}\s+set\s.*=.+
+    |delete\s+from\s+{_NAME}\s*;?|delete\s+from\s+{_NAME}\s+where\s.+
+    |create\s+(?:or\s+replace\s+)?(?:temp\s+)?(?:table|view)\s+{_NAME}\s*(?:\(|as\b).+
+    |drop\s+(?:table|view|index|schema)\s+(?:if\s+exists\s+)?{_NAME}\s*;?
+    |alter\s+table\s+{_NAME}\s+(?:add|drop|rename|alter|set)\b.+|truncate\s+(?:table\s+)?{_NAME}\s*;?
+    |copy\s+{_NAME}\s+(?:to|from)\s+['"].+|attach\s+['"].+|(?:set|pragma)\s+\w+\s*=.+)"""
+_FILE = r"""(?:"[^"]+\.\w+"|'[^']+\.\w+'|[^\s"']+\.(?i:parquet|csv|jsonl))"""
+_OPTION = r"""(?:\s+--\w+(?:[\s=]+(?:"[^"]*"|'[^']*'|[^\s"'-]\S*))?)"""
+_ID = r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{4,27}"
+_AMOUNT = r"(\$)?\s*(\d[\d,_]*(?:\.\d+)?)\s*([kKmM]?)\s*(usd|dollars?|tokens?)?"
+_PERIOD = r"(?:\s*/\s*|\s+(?:per|a|each)\s+)(minute|hour|day|week|month|batch)"
+
+
+def _mistyped(text: str) -> Callable[..., None]:
+    def refuse(session: Session, *groups: str | None) -> None:
+        _usage(text)
+
+    return refuse
+
+
+COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
+    (re.compile(rf"sql(?:\s+{_OUTPUT})?\s+({_QUERY})", re.IGNORECASE | re.DOTALL | re.VERBOSE), _sql),
+    (re.compile(rf"export(\s+{_FILE}{_OPTION}*)"), _export),
+    (re.compile(rf"export({_OPTION}+\s+{_FILE}{_OPTION}*)"), _export),
+    (re.compile(rf"purge((?:\s+{_ID})?{_OPTION}+)"), _purge),
+    (re.compile(rf"purge(\s+{_ID})"), _purge),
+    (re.compile(r"budgets?"), _show_budgets),
+    (re.compile(r"budget\s+off(?:\s+([\w.:@/+-]+))?"), _no_budget),
+    (
+        re.compile(rf"budget\s+{_AMOUNT}{_PERIOD}(?:\s+(?:for\s+)?([\w.:@/+-]+))?", re.IGNORECASE),
+        _set_budget,
+    ),
+    (re.compile(r"conversations"), _conversations),
+    (re.compile(r"replay(?:\s+(on|off|only|reuse))?"), _replay),
+    (
+        re.compile(rf"sql(?:\s+{_OUTPUT})?|sql\s+-.*"),
+        _mistyped("%ai sql wants a query: `%ai sql [-o NAME] SELECT ...`"),
+    ),
+    (
+        re.compile(r"export(?:\s+-.*)?|export\s+\S+\.\w+(?:\s+-.*)?"),
+        _mistyped(
+            "%ai export wants a FILE that ends in .parquet, .csv or .jsonl, and takes --since WHEN, --model X,"
+            " --status S, --all, --force"
+        ),
+    ),
+    (
+        re.compile(r"purge(?:\s+-.*)?|purge\s+\S+\s+--.*"),
+        _mistyped(
+            "%ai purge wants to know what: ID, --before 30d, --containing TEXT, --conversation NAME or --all"
+            " (and --yes where nobody can be asked)"
+        ),
+    ),
+    (
+        re.compile(
+            r"budget\s+(?:-.*|[$€£]?\s*\d[\d.,_]*\s*\w*(?:\s*/\s*\w+(?:\s+\S+)?)?|[$€£]?\s*\d[\d.,_]*\s*\w*\s+per\s+\w+)"
+        ),
+        _mistyped("%ai budget wants an amount and a time: `5 USD/day`, `$5/day openai`, `100000 tokens/hour`, `off`"),
+    ),
+    (re.compile(r"(?:conversations|replay)\s+-.*"), _mistyped("`%ai conversations` and `%ai replay` take no options")),
+)

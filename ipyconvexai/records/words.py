@@ -1,0 +1,44 @@
+"""Dates and ages as people write them: 2026-05-01, 2026-05-01T10:00, 30d, 12h. Calls ``errors`` only."""
+
+from __future__ import annotations
+
+import datetime
+import re
+
+from ipyconvexai.errors import InputError
+
+__all__ = ["When", "instant"]
+
+When = str | datetime.date | datetime.timedelta
+
+_AGE = re.compile(r"(\d+)\s*(min|h|d|w)", re.IGNORECASE)
+_SECONDS = {"min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def instant(when: When, now: datetime.datetime, name: str) -> datetime.datetime:
+    """The instant that `when` says, UTC and naive; an age counts back from `now`. `name` is the option's.
+
+    Raises:
+        InputError: it says none.
+    """
+    moment: datetime.date | None = None
+    try:
+        if isinstance(when, datetime.timedelta):
+            moment = now - when
+        elif isinstance(when, str) and (age := _AGE.fullmatch(when.strip())):
+            moment = now - datetime.timedelta(seconds=int(age[1]) * _SECONDS[age[2].lower()])
+        elif isinstance(when, str):
+            moment = datetime.datetime.fromisoformat(when.strip())
+        elif isinstance(when, datetime.date):
+            moment = when
+    except (ValueError, OverflowError):
+        moment = None
+    if moment is None:
+        raise InputError(
+            f"{name} {when!r} is no date", cure="Write 2026-05-01, 2026-05-01T10:00 (UTC), or an age: 30d, 12h, 2w."
+        )
+    if not isinstance(moment, datetime.datetime):
+        return datetime.datetime(moment.year, moment.month, moment.day)
+    if moment.tzinfo is not None:
+        return moment.astimezone(datetime.UTC).replace(tzinfo=None)
+    return moment

@@ -1,0 +1,125 @@
+"""A real JupyterLab in a real Chromium. The server is one for all tests; the browser is one for each module.
+
+Chromium is the machine's own (Debian's package ``chromium``), never a download. ``IPYCONVEXAI_CHROMIUM`` names another.
+Playwright's loop runs in this thread while its browser lives, so a browser must not outlive its module: other tests
+begin loops of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
+
+from ipyconvexai.testing import Endpoint
+from tests.browser.guard import Guard
+from tests.browser.lab import KEY, PATIENCE, Notebook, Server
+
+FLAGS = [
+    "--no-sandbox",  # which root cannot have
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+Open = Callable[..., Notebook]
+
+
+class Scripted(Endpoint):
+    """Answers what `scripted` holds under the question's last line; anything else is echoed."""
+
+    def __init__(self) -> None:
+        self.scripted: dict[str, Any] = {}
+        super().__init__(lambda call: self.scripted.get(call.prompt.split("\n")[0]), key=KEY)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program's path. Nothing is left out quietly: `make test` demands it, elsewhere the reason names the cure."""
+    named = os.environ.get("IPYCONVEXAI_CHROMIUM")
+    for name in [named] if named else ["chromium", "chromium-browser", "google-chrome"]:
+        found = shutil.which(name)
+        if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
+            return found
+    missing = "NO BROWSER TEST RUNS: there is no Chromium that starts (Debian: apt-get install chromium)"
+    if os.environ.get("IPYCONVEXAI_TEST_BROWSER") == "required":
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[Scripted]:
+    """The one provider of all kernels."""
+    double = Scripted()
+    with double:
+        yield double
+
+
+@pytest.fixture(scope="session")
+def server(chromium: str, endpoint: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    environment = {
+        "OPENAI_BASE_URL": endpoint.url,
+        "OPENAI_API_KEY": KEY,
+        "IPYCONVEXAI_MODEL": "openai:gpt-4o-mini",
+        "IPYCONVEXAI_DB": "ledger.duckdb",  # beside the notebook: a kernel starts in its notebook's folder
+        "IPYCONVEXAI_KEEPER_LINGER": "0.5",
+    }
+    server = Server(tmp_path_factory.mktemp("lab"), environment)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1200, "height": 850})
+    context.set_default_timeout(PATIENCE * 1000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def guard(context: BrowserContext, server: Server) -> Guard:
+    return Guard(context, server.url)
+
+
+@pytest.fixture
+def notebook(
+    context: BrowserContext, guard: Guard, server: Server, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Open]:
+    """``notebook(cell, ...)``: these cells in a page, the extension loaded. A picture is taken where a test fails."""
+    opened: list[Notebook] = []
+
+    def open_notebook(*cells: str) -> Notebook:
+        page = context.new_page()
+        path = server.write(f"{tmp_path.name}-{len(opened)}", list(cells))
+        notebook = Notebook(page, server, path)
+        opened.append(notebook)
+        notebook.silently("%load_ext ipyconvexai\nimport ipyconvexai as ai")
+        guard.begin(page)
+        return notebook
+
+    failed_before = request.session.testsfailed
+    yield open_notebook
+    for number, notebook in enumerate(opened):
+        if request.session.testsfailed > failed_before:
+            picture = tmp_path / f"page-{number}.png"
+            notebook.page.screenshot(path=picture)
+            print(f"The page when the test failed: {picture}")
+        notebook.close()

@@ -1,0 +1,147 @@
+"""Any line and any cell gives a result or one readable error, whatever stands in it; hypothesis writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from IPython.core.error import UsageError
+
+from ipyconvexai import errors
+from ipyconvexai.notebook.options import FLAGS, OPTIONS
+from tests.magics.conftest import Run, Scripted
+
+# --eval runs the cell as Python: what that raises is the user's own.
+WORDS = [*OPTIONS, *(flag for flag in FLAGS if flag != "--eval")]
+COMMANDS = (
+    "alias budget cancel chat conversations crons dealias delete diff doctor error export fix functions help jobs limits"
+    " list log model prompts purge register replay reset run show sql update usage version why"
+).split()
+PLAIN = [
+    *(
+        "don't",
+        '"',
+        "'",
+        "{",
+        "}",
+        "{x}",
+        "{x.y}",
+        "{x!r:>{y}}",
+        "{{x}}",
+        "{}",
+        "\\frac{a}{b}",
+        "--",
+        "-",
+        "---",
+        "=",
+        "?",
+        "!",
+    ),
+    *(
+        "openai",
+        "openai:gpt-4o-mini",
+        "gpt-4o-mini",
+        "local",
+        "nobody:x",
+        ":",
+        "a/b",
+        "json",
+        "html",
+        "math",
+        "code",
+        "yaml",
+    ),
+    *(
+        "0",
+        "1e999",
+        "-1",
+        "nan",
+        "5",
+        "USD/day",
+        "$5/day",
+        "x",
+        "name",
+        "'name, age int'",
+        "a,b",
+        "reuse",
+        "only",
+        "on",
+    ),
+    *(
+        '{"top_p": 0.5}',
+        "{'top_p': 0.5}",
+        '{"',
+        "[1]",
+        "null",
+        "$HOME",
+        "%ai",
+        "%%ai",
+        "\t",
+        "  ",
+        "\u2028",
+        "\x00",
+        "\x1b[31m",
+    ),
+    *(
+        "SELECT 1",
+        "FROM calls",
+        "DROP TABLE requests",
+        "export.csv",
+        "/nowhere/x.parquet",
+        "all",
+        "--by",
+        "day",
+        "é漢字🦆",
+    ),
+]
+words = st.one_of(st.sampled_from(WORDS), st.sampled_from(COMMANDS), st.sampled_from(PLAIN), st.text(max_size=8))
+lines = st.one_of(
+    st.lists(words, max_size=7).map(" ".join),
+    st.builds(lambda command, rest: " ".join([command, *rest]), st.sampled_from(COMMANDS), st.lists(words, max_size=3)),
+    st.text(max_size=30),
+).map(lambda line: " ".join(line.splitlines()))
+cells = st.one_of(st.just(""), st.lists(words, max_size=6).map(" ".join), st.text(max_size=60))
+
+
+def check(error: Any) -> None:
+    """A result, or an error that names itself in a sentence; the ledger itself never fails."""
+    if error is None:
+        return
+    assert isinstance(error, UsageError | errors.Error), repr(error)
+    assert not isinstance(error, errors.StoreError) or isinstance(error, errors.QueryError), repr(error)
+    assert str(error).strip()
+
+
+def try_lines(run: Run, examples: int) -> None:
+    seen = {"asked": 0, "refused": 0}
+
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(lines, st.none() | cells)
+    def each(line: str, cell: str | None) -> None:
+        error = run(f"%ai {line}" if cell is None else f"%%ai {line}\n{cell}")
+        check(error)
+        seen["asked" if error is None else "refused"] += 1
+
+    each()
+    assert min(seen.values()) > examples / 20, f"the lines are of one kind: {seen}"
+
+
+@pytest.fixture
+def anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that commands write go into a folder of the test's."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("ANTHROPIC_API_KEY", "OPENROUTER_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_any_line_gives_a_result_or_one_error(run: Run, endpoint: Scripted, anywhere: None):
+    try_lines(run, 1000)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_any_of_very_many_lines_gives_a_result_or_one_error(run: Run, endpoint: Scripted, anywhere: None):
+    try_lines(run, 20_000)

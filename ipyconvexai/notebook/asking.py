@@ -93,10 +93,11 @@ def _ask(session: Session, options: Options, prepared: Prepared, format: Format)
             interrupt._render_traceback_ = stopped  # type: ignore[attr-defined] # IPython's protocol
             raise
         except Error as error:
-            session.last_request = error.request_id or session.last_request
+            if error.request_id:
+                session.last_request, session.last_replayed = error.request_id, False
             _leave(screen, stream.text, f"{error.code}: not the whole answer")
             raise
-    session.last_request = reply.request_id
+    session.last_request, session.last_replayed = reply.request_id, reply.replayed
     if options.output:
         session.shell.user_ns[options.output] = reply
     if prepared.remembered:

@@ -47,7 +47,7 @@ def _markdown(plan: Plan, budget: float | None) -> str:
 
 
 def _summary(plan: Plan, budget: float | None) -> str:
-    cost = "its price is not known" if plan.cost is None else f"about ${plan.cost:.6f}"
+    cost = "its price is not known" if plan.cost is None else f"about ${plan.cost:.6f}" if plan.cost else "free"
     usage = f"about {plan.usage.input_tokens:,} + {plan.usage.output_tokens:,} tokens, {cost}"
     where = f"To {_code(plan.endpoint.name)} at {_code(plan.endpoint.identity)}"
     over = " — more than the budget, so it would be refused" if budget and (plan.cost or 0.0) > budget else ""

@@ -34,19 +34,25 @@ class AiMagics(Magics):
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
-        self.session = Session(shell)
-        self._configured()
-
-    @observe("default_language_model", "initial_language_model", "aliases", "initial_aliases", "max_history")
-    def _changed(self, change: Any) -> None:
-        if hasattr(self, "session"):
-            self._configured()
-
-    def _configured(self) -> None:
-        self.session.model = self.default_language_model or self.initial_language_model or None
+        model = self.default_language_model or self.initial_language_model or None
         named = {**self.initial_aliases, **self.aliases}
-        self.session.aliases.update({name: _alias(target) for name, target in named.items()})
-        self.session.max_history = self.max_history
+        aliases = {name: _alias(target) for name, target in named.items()}
+        self.session = Session(shell, model, aliases, self.max_history)
+
+    @observe("default_language_model", "initial_language_model")
+    def _model_changed(self, change: Any) -> None:
+        if session := getattr(self, "session", None):
+            session.model = change.new or None
+
+    @observe("aliases", "initial_aliases")
+    def _aliases_changed(self, change: Any) -> None:
+        if session := getattr(self, "session", None):
+            session.aliases.update({name: _alias(target) for name, target in change.new.items()})
+
+    @observe("max_history")
+    def _history_changed(self, change: Any) -> None:
+        if session := getattr(self, "session", None):
+            session.max_history = change.new
 
     @validate("max_history")
     def _not_negative(self, proposal: Any) -> int:

@@ -44,6 +44,7 @@ class Session:
         max_history: exchanges that go along with a question outside conversations.
         transcript: messages of the exchanges that ended well, oldest first: question, answer, question ...
         last_request: the row of the last answer or failure.
+        last_replayed: whether that answer came from the ledger.
     """
 
     shell: Any
@@ -52,6 +53,7 @@ class Session:
     max_history: int = 2
     transcript: list[dict[str, Any]] = field(default_factory=list)
     last_request: str | None = None
+    last_replayed: bool = False
 
     @property
     def names(self) -> Mapping[str, Any]:

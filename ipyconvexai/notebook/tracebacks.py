@@ -245,7 +245,6 @@ class _Watcher:
         error = result.error_before_exec if result.error_before_exec is not None else result.error_in_exec
         if error is not None and error is not cell.shown:
             self._keep(cell, error, self._stored(result) or _formatted(error))
-        cell.shown = None
 
     def _keep(self, cell: _Cell, error: BaseException, parts: list[str]) -> None:
         aside = getattr(error, _ASIDE, False) is True

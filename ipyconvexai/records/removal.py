@@ -15,7 +15,7 @@ from ipyconvexai.store.purging import DELETED, REMOVED, Criteria, Kind, found, s
 
 __all__ = ["Purged", "purge", "purgeable"]
 
-_KINDS = ("calls", "messages", "conversations", "documents", "jobs")
+_KINDS = ("calls", "messages", "conversations", "documents", "jobs", "prompts")
 _EXAMPLE = 'For example: purge(before="30d") or purge(containing="a name").'
 
 
@@ -24,7 +24,7 @@ class Purged:
     """Rows whose content a purge takes, or took. ``int()`` gives their number.
 
     Attributes:
-        calls, messages, conversations, documents, jobs: how many of each.
+        calls, messages, conversations, documents, jobs, prompts: how many of each.
         oldest, newest: when they were made, UTC.
         under_way: rows that fit and stay, because they are not over.
         elsewhere: where else the text stands, which a purge does not touch: table -> rows. Tables of your own, crons.
@@ -35,6 +35,7 @@ class Purged:
     conversations: int = 0
     documents: int = 0
     jobs: int = 0
+    prompts: int = 0
     oldest: datetime.datetime | None = None
     newest: datetime.datetime | None = None
     under_way: int = 0

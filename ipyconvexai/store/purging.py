@@ -34,7 +34,7 @@ class Criteria(NamedTuple):
 class Kind(NamedTuple):
     """How many rows of a kind fit, and from when to when; `open`: they are under way, and stay."""
 
-    kind: str  # calls, messages, conversations, documents, jobs
+    kind: str  # calls, messages, conversations, documents, jobs, prompts
     open: bool
     rows: int
     oldest: datetime.datetime | None
@@ -55,7 +55,7 @@ REMOVED: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
 }
 # Table -> the column by which its rows go with rows of a kind.
-DELETED: dict[str, tuple[str, str]] = {"message_deltas": ("message_id", "messages")}
+DELETED: dict[str, tuple[str, str]] = {"message_deltas": ("message_id", "messages"), "prompts": ("id", "prompts")}
 
 
 def spellings(text: str) -> tuple[str, ...]:
@@ -93,6 +93,9 @@ SELECT 'jobs' AS kind, j.id, j.created_at AS moment, j.finished_at IS NULL AS op
 WHERE (j.args <> '{{}}' OR j.result IS NOT NULL OR j.error_message IS NOT NULL OR j.error_data IS NOT NULL
        OR j.errors IS NOT NULL) AND {where}
 """
+_PROMPTS = """
+SELECT 'prompts' AS kind, p.id, p.created_at AS moment, false AS open FROM prompts p WHERE {where}
+"""
 _THIS_CALL = """(r.id = $row::UUID OR r.retry_of = $row::UUID OR r.conversation_id = $row::UUID
     OR coalesce(r.retry_of, r.id) = (SELECT retry_of FROM requests WHERE id = $row::UUID))"""
 _OLD_TALK = """(c.created_at < $before::TIMESTAMP AND NOT EXISTS (
@@ -101,7 +104,7 @@ _OLD_TALK = """(c.created_at < $before::TIMESTAMP AND NOT EXISTS (
 
 def _fits(criteria: Criteria) -> dict[str, list[str]]:
     """Kind -> conditions, all of which a row must meet."""
-    kinds = ("calls", "messages", "conversations", "documents", "jobs")
+    kinds = ("calls", "messages", "conversations", "documents", "jobs", "prompts")
     fits: dict[str, list[str]] = {kind: ["true"] for kind in kinds}
 
     def also(**conditions: str) -> None:
@@ -115,6 +118,7 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
             conversations="c.id = $row::UUID",
             documents="d.id = $row::UUID",
             jobs="(j.id = $row::UUID OR contains(j.args, $row::UUID::VARCHAR))",
+            prompts="p.id = $row::UUID",
         )
     if criteria.before is not None:
         also(
@@ -123,6 +127,8 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
             conversations=_OLD_TALK,
             documents="d.created_at < $before::TIMESTAMP",
             jobs="j.created_at < $before::TIMESTAMP",
+            # What was saved under a name is in use however old it is.
+            prompts="false" if criteria.spellings is None else "p.created_at < $before::TIMESTAMP",
         )
     if criteria.spellings is not None:
         also(
@@ -131,6 +137,7 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
             conversations=_contain(criteria.spellings, "c.title c.system"),
             documents=_contain(criteria.spellings, "d.content d.summary d.source"),
             jobs=_contain(criteria.spellings, "j.args j.result j.error_message j.error_data j.errors"),
+            prompts=_contain(criteria.spellings, "p.name p.text"),
         )
     if criteria.conversations is not None:
         also(
@@ -138,6 +145,7 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
             messages="m.conversation_id IN (SELECT unnest($talks::UUID[]))",
             conversations="c.id IN (SELECT unnest($talks::UUID[]))",
             documents="false",
+            prompts="false",
             jobs="EXISTS (SELECT 1 FROM (SELECT unnest($talks::UUID[]) AS id) t WHERE contains(j.args, t.id::VARCHAR))",
         )
     return fits
@@ -162,6 +170,7 @@ def doomed(criteria: Criteria) -> tuple[str, dict[str, Any]]:
             ("conversations", _CONVERSATIONS),
             ("documents", _DOCUMENTS),
             ("jobs", _JOBS),
+            ("prompts", _PROMPTS),
         )
     ]
     union = " UNION ALL ".join(["SELECT * FROM calls_found", *others])

@@ -168,6 +168,17 @@ def test_documents_and_jobs_that_are_over_go(ledger: Any):
     assert int(ledger.purge(over)) == 0
 
 
+def test_saved_prompts_go_but_not_by_their_age(ledger: Any):
+    with ai.app().store.transaction() as execute:
+        for text in ("a fox", "a hare", "a wolf"):
+            execute("INSERT INTO prompts (id, created_at, name, text) VALUES (uuid(), '2020-01-01', 'p', ?)", [text])
+    assert ledger.purge(before="1d").prompts == 0
+    assert ledger.purge(before="1d", containing="hare").prompts == 1
+    assert ledger.purge(containing="FOX").prompts == 1
+    assert ledger.purge(everything=True).prompts == 1
+    assert ledger.sql("SELECT count(*) FROM prompts").fetchall() == [(0,)]
+
+
 def test_what_is_under_way_stays(ledger: Any):
     store = ai.app().store
     key = new_id()

@@ -11,11 +11,12 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from ipyconvexai.testing import Endpoint
 from tests.browser.guard import Guard
@@ -35,7 +36,7 @@ Open = Callable[..., Notebook]
 
 
 class Scripted(Endpoint):
-    """Answers what `scripted` holds under the question's last line; anything else is echoed."""
+    """Answers what `scripted` holds under the question's first line; anything else is echoed."""
 
     def __init__(self) -> None:
         self.scripted: dict[str, Any] = {}
@@ -86,40 +87,63 @@ def browser(chromium: str) -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport={"width": 1200, "height": 850})
-    context.set_default_timeout(PATIENCE * 1000)
-    yield context
-    context.close()
+@dataclass
+class Window:
+    """A page of the browser, with the guard that saw all of it."""
+
+    page: Page
+    guard: Guard
+
+
+@pytest.fixture(scope="module")
+def windows(browser: Browser, server: Server) -> Iterator[list[Window]]:
+    """The one in use; tests of a module share it, until one fails."""
+    opened: list[Window] = []
+    yield opened
+    for window in opened:
+        window.page.context.close()
 
 
 @pytest.fixture
-def guard(context: BrowserContext, server: Server) -> Guard:
-    return Guard(context, server.url)
+def window(browser: Browser, server: Server, windows: list[Window]) -> Window:
+    if not windows:
+        context = browser.new_context(viewport={"width": 1200, "height": 850})
+        context.set_default_timeout(PATIENCE * 1000)
+        guard = Guard(context, server.url)
+        windows.append(Window(context.new_page(), guard))
+    return windows[0]
+
+
+@pytest.fixture
+def guard(window: Window) -> Guard:
+    return window.guard
 
 
 @pytest.fixture
 def notebook(
-    context: BrowserContext, guard: Guard, server: Server, request: pytest.FixtureRequest, tmp_path: Path
+    window: Window, windows: list[Window], server: Server, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Open]:
-    """``notebook(cell, ...)``: these cells in a page, the extension loaded. A picture is taken where a test fails."""
+    """``notebook(cell, ...)``: these cells in the page, the extension loaded. A picture is taken where a test fails."""
     opened: list[Notebook] = []
 
     def open_notebook(*cells: str) -> Notebook:
-        page = context.new_page()
-        path = server.write(f"{tmp_path.name}-{len(opened)}", list(cells))
-        notebook = Notebook(page, server, path)
+        if opened:
+            opened.pop().close()
+        number = len(list(server.notebooks.iterdir()))
+        notebook = Notebook(window.page, server, server.write(f"{number:03}", list(cells)))
         opened.append(notebook)
         notebook.silently("%load_ext ipyconvexai\nimport ipyconvexai as ai")
-        guard.begin(page)
+        window.guard.begin(window.page)
         return notebook
 
     failed_before = request.session.testsfailed
     yield open_notebook
-    for number, notebook in enumerate(opened):
-        if request.session.testsfailed > failed_before:
-            picture = tmp_path / f"page-{number}.png"
-            notebook.page.screenshot(path=picture)
-            print(f"The page when the test failed: {picture}")
-        notebook.close()
+    if request.session.testsfailed > failed_before:
+        picture = tmp_path / "page.png"
+        window.page.screenshot(path=picture)
+        print(f"The page when the test failed: {picture}")
+        windows.remove(window)
+        window.page.context.close()
+    else:
+        for notebook in opened:
+            notebook.close()

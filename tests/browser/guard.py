@@ -9,7 +9,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request
+from playwright.sync_api import BrowserContext, ConsoleMessage, Dialog, Page, Request
 
 MARK = "hostile text ran: "
 # In every frame of the page, before any script of it: what payloads call tells, and does nothing else.
@@ -26,7 +26,7 @@ _LOOK = r"""() => {
   const own = node => node.matches(".jp-RenderedText a");
   const bad = "script, iframe, frame, frameset, object, embed, applet, link, meta, base, style, form, input, button, "
     + "textarea, select, img, image, video, audio, source, track, portal, marquee, animate, set, foreignObject, "
-    + "details, dialog, [srcdoc], [src], [background], [poster], [formaction], [action]";
+    + "dialog, [srcdoc], [src], [background], [poster], [formaction], [action]";
   for (const area of document.querySelectorAll("#tried .jp-OutputArea-output")) {
     for (const node of area.querySelectorAll(bad)) found.push(node.outerHTML.slice(0, 200));
     for (const node of area.querySelectorAll("*")) {
@@ -54,6 +54,9 @@ _REMEMBER = "() => { window.knownScripts = new Set(document.querySelectorAll('sc
 class Guard:
     """Made before the page is opened, so that it sees every request and every message.
 
+    Args:
+        origin: where JupyterLab is, as ``http://127.0.0.1:8888``.
+
     Attributes:
         ran: alarms, dialogs, uncaught errors of scripts, and what the console says of blocked or broken ones.
         fetched: addresses of requests that are not JupyterLab's own.
@@ -68,7 +71,7 @@ class Guard:
         context.add_init_script(_ALARMS)
         context.on("request", self._requested)
         context.on("console", self._said)
-        context.on("dialog", lambda dialog: (self.ran.append(f"a dialog: {dialog.message}"), dialog.dismiss()))
+        context.on("dialog", self._asked)
         context.on("weberror", lambda error: self.ran.append(f"an uncaught error: {error.error}"))
         context.on("page", lambda page: page.on("popup", lambda other: self.ran.append(f"a window: {other.url}")))
 
@@ -92,6 +95,10 @@ class Guard:
     def _requested(self, request: Request) -> None:
         if urlsplit(request.url).scheme not in ("data", "blob") and not self._own.match(request.url):
             self.fetched.append(request.url)
+
+    def _asked(self, dialog: Dialog) -> None:
+        self.ran.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
 
     def _said(self, message: ConsoleMessage) -> None:
         if message.text.startswith(MARK) or message.type == "error":

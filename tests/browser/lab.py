@@ -91,11 +91,11 @@ class Server:
     def write(self, name: str, cells: list[str]) -> Path:
         """A notebook of these cells, in a folder of its own, which is its kernel's, too."""
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})  # type: ignore[no-untyped-call]
-        notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]  # type: ignore[no-untyped-call]
+        notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+        notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
         path = self.notebooks / name / "tried.ipynb"
         path.parent.mkdir()
-        nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+        nbformat.write(notebook, path)
         return path
 
     def address(self, path: Path) -> str:
@@ -166,12 +166,12 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
-_READY = """async (patience) => {
+_READY = """async ({path, patience}) => {
   const until = performance.now() + patience;
   const soon = () => new Promise(done => setTimeout(done, 20));
   const late = () => { if (performance.now() > until) throw new Error("the notebook does not open"); };
   let panel;
-  while (!(panel = window.jupyterapp?.shell?.currentWidget)?.sessionContext) { late(); await soon(); }
+  while ((panel = window.jupyterapp?.shell?.currentWidget)?.context?.path !== path) { late(); await soon(); }
   await panel.context.ready;
   await panel.revealed;
   await panel.sessionContext.ready;
@@ -179,6 +179,13 @@ _READY = """async (patience) => {
   while (panel.sessionContext.session.kernel.status !== "idle") { late(); await soon(); }
   window.panel = panel;
   panel.node.id = "tried";
+}"""
+_OPEN = """async (path) => { await window.jupyterapp.commands.execute("docmanager:open", {path}); }"""
+_CLOSE = """async () => {
+  await window.panel.sessionContext.shutdown();
+  await window.panel.context.save();  // else it would ask
+  window.panel.node.id = "";
+  window.panel.dispose();
 }"""
 # Resolves when the cell is done, failed or not.
 _RUN = """async (index) => {
@@ -233,8 +240,12 @@ class Notebook:
     def __init__(self, page: Page, server: Server, path: Path) -> None:
         self.page = page
         self.path = path
-        page.goto(server.address(path), wait_until="domcontentloaded", timeout=PATIENCE * 1000)
-        page.evaluate(_READY, PATIENCE * 1000)
+        inside = path.relative_to(server.notebooks).as_posix()
+        if page.url.startswith(server.url):  # JupyterLab is loaded, which is what takes most of the time
+            page.evaluate(_OPEN, inside)
+        else:
+            page.goto(server.address(path), wait_until="domcontentloaded", timeout=PATIENCE * 1000)
+        page.evaluate(_READY, {"path": inside, "patience": PATIENCE * 1000})
 
     def run(self, index: int) -> None:
         """Run a cell and wait for its end, good or bad."""
@@ -294,5 +305,5 @@ class Notebook:
         return json.loads(self.path.read_text(encoding="utf-8"))
 
     def close(self) -> None:
-        """End its kernel."""
-        self.page.evaluate("() => window.panel.sessionContext.shutdown()")
+        """End its kernel, and take it out of the page."""
+        self.page.evaluate(_CLOSE)

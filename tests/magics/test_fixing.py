@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import ipyconvexai as ai
 from ipyconvexai import errors
-from ipyconvexai.notebook import tracebacks
+from ipyconvexai.notebook import session, tracebacks
 from ipyconvexai.notebook.tracebacks import Errors, Failure
 from ipyconvexai.testing import Fault
 from tests.magics.conftest import KEY, Run, Scripted
@@ -57,7 +58,7 @@ Cell = Callable[[str], int]
 def err(shell: InteractiveShell) -> Errors:
     kept: Errors | None = tracebacks.of_shell(shell)
     assert kept is not None
-    assert shell.user_ns["Err"] is kept
+    assert (shell.user_ns["Err"] is kept) is True
     return kept
 
 
@@ -177,7 +178,13 @@ def test_what_failed_before_it_was_loaded_is_there(bare_shell: InteractiveShell)
         bare_shell.execution_count = 1
 
 
-def test_unloading_leaves_the_shell_as_it_was(bare_shell: InteractiveShell):
+@pytest.mark.parametrize("replaced", [True, False])
+def test_unloading_leaves_the_shell_as_it_was(
+    bare_shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch, replaced: bool
+):
+    if replaced:
+        monkeypatch.setitem(bare_shell.__dict__, "_showtraceback", print)
+
     def state() -> list[object]:
         callbacks = {name: list(found) for name, found in bare_shell.events.callbacks.items()}
         return [callbacks, bare_shell.__dict__.get("_showtraceback"), "Err" in bare_shell.user_ns]
@@ -218,8 +225,13 @@ def test_somebody_else_who_draws_goes_on(bare_shell: InteractiveShell, capsys: p
 
 
 # --------------------------------------------------------------------------------------------- formatted once
-@pytest.mark.parametrize("counted", [True, False])
-@pytest.mark.parametrize("source", ["1 / 0", "raise Drawn()", "x = = 1", "%%capture\n1 / 0", "await nothing"])
+@pytest.mark.parametrize(
+    ("source", "counted"),
+    [
+        *itertools.product(["1 / 0", "raise Drawn()", "x = = 1", "%%capture\n1 / 0", "await nothing"], [True, False]),
+        ("raise ExceptionGroup('two', [ValueError(), KeyError()])", True),
+    ],
+)
 def test_nothing_is_formatted_that_the_shell_does_not_format_anyway(
     bare_shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch, source: str, counted: bool
 ):
@@ -360,9 +372,9 @@ def test_fix_offers_the_mended_cell(run: Run, cell: Cell, shell: InteractiveShel
     model.scripted[FIX] = "No code in here."
     assert run("%ai fix") is None
     assert shell.rl_next_input is None
-    model.scripted[FIX] = "Code:\n```python\n2\n```"
+    model.scripted[FIX] = "Code:\n```python\n2\n```\nand\n```python\n3\n```\n"
     assert run("%ai fix -f code") is None
-    assert shell.rl_next_input == "2"
+    assert shell.rl_next_input == "2\n\n3", "as that format has it"
 
 
 def test_braces_of_a_cell_are_not_filled_in(run: Run, cell: Cell, model: Scripted):
@@ -377,13 +389,16 @@ def test_options_and_models(run: Run, cell: Cell, model: Scripted, shell: Intera
     assert run("%ai error openai:gpt-x -t 0") is None
     assert run("%ai fix --max-tokens 9 gpt-4o") is None
     assert run("%ai error -s 'In French, please.'") is None
+    session.of_shell(shell).aliases["mine"] = session.Alias("openai:gpt-y")
+    assert run("%ai fix mine") is None
     bodies = [call.body for call in model.calls]
+    assert bodies.pop()["model"] == "gpt-y"
     assert [body["model"] for body in bodies] == ["gpt-x", "gpt-4o", "gpt-4o-mini"]
     assert bodies[0]["temperature"] == 0
     assert bodies[2]["messages"][0]["content"] == "In French, please."
     assert isinstance(run("%ai fix opnai:gpt-x"), errors.UnknownProviderError), "a model that is mistyped"
     assert type(run("%ai error --wrong")).__name__ == "UsageError"
-    assert model.count == 3
+    assert model.count == 4
 
 
 @pytest.mark.parametrize(
@@ -432,18 +447,34 @@ def test_no_key_is_sent(run: Run, cell: Cell, model: Scripted):
     assert "refused: ***" in model.calls[0].prompt
 
 
+CHAIN = """
+error = None
+for number in range(200):
+    try:
+        raise ValueError(number) from error
+    except ValueError as caught:
+        error = caught
+raise RuntimeError("the last") from error
+"""
+
+
 @pytest.mark.parametrize(
-    "source", ["def f(n):\n    return f(n) + 1\nf(1)", "raise ValueError('<' + 'm' * 100_000 + '>')"]
+    ("source", "first", "end"),
+    [
+        (CHAIN, "RuntimeError: the last", "RuntimeError: the last"),
+        ("raise ValueError('<' + 'm' * 100_000 + '>')", "ValueError: <mmm", "mmm>"),
+        (f"text = {'m' * 20_000!r}\nraise ValueError(1)", "ValueError: 1", "ValueError: 1"),
+    ],
+    ids=["chain", "message", "cell"],
 )
-def test_a_huge_traceback_is_cut_in_the_middle(run: Run, cell: Cell, model: Scripted, source: str):
+def test_what_is_huge_is_cut_in_the_middle(run: Run, cell: Cell, model: Scripted, source: str, first: str, end: str):
     cell(source)
     assert run("%ai error") is None
     prompt = model.calls[0].prompt
-    assert len(prompt) < 14_000
-    assert prompt.startswith(("Cell 1 of a notebook failed: RecursionError", "Cell 1 of a notebook failed: ValueError"))
-    if "m" * 100 in prompt:
-        assert "characters left out here" in prompt
-        assert "m>\n```" in prompt
+    assert prompt.startswith(f"Cell 1 of a notebook failed: {first}")
+    assert prompt.endswith(f"{end}\n```")
+    assert "characters left out here" in prompt
+    assert len(prompt) < 27_000
 
 
 def test_a_fence_within_the_cell_does_not_end_its_fence(run: Run, cell: Cell, model: Scripted):

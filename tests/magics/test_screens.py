@@ -64,7 +64,7 @@ def test_a_cell_is_drawn_no_more_than_twenty_times_a_second(shown: list[str]):
     clock = Clock()
     screen = CellScreen(bundle, clock=clock)
     assert not screen.drawn
-    for text, clock.now in [  # noqa: B007
+    for text, clock.now in [
         ("", 0.0),
         (" ", 0.0),
         ("a", 0.01),
@@ -133,7 +133,7 @@ def test_a_terminal_sees_no_sequence_of_the_model_s_wherever_it_is_split():
 def test_a_file_is_told_of_a_wait_but_not_of_every_second():
     clock, out = Clock(), io.StringIO()
     screen = TerminalScreen(out, clock=clock)
-    for clock.now in range(35):  # noqa: B007
+    for clock.now in range(35):
         screen.wait(f"waiting {35 - clock.now} s")
     screen.finish("then it came", "")
     assert out.getvalue() == "[waiting 35 s]\n[waiting 5 s]\nthen it came\n"
@@ -254,9 +254,13 @@ def draw(monkeypatch: pytest.MonkeyPatch) -> Iterator[Draw]:
 
 MARK = "\x1b[0m\x1b[0m"  # changes nothing
 SHORT = "# Title\n\nSome **bold** text that is long enough to be wrapped at the end of the line.\n\n- one\n- two\n"
-PARAGRAPHS = "\n\n".join(f"Paragraph {number} has *some* words, and they go on to the next line." for number in range(20))
+PARAGRAPHS = "\n\n".join(
+    f"Paragraph {number} has *some* words, and they go on to the next line." for number in range(20)
+)
 LISTED = "\n".join(f"{number}. item number {number}" for number in range(1, 31))
-CODE = "Code:\n\n```python\n" + "\n".join(f"value_{number} = {number}" for number in range(30)) + "\n```\n\nThat was it."
+CODE = (
+    "Code:\n\n```python\n" + "\n".join(f"value_{number} = {number}" for number in range(30)) + "\n```\n\nThat was it."
+)
 
 
 def test_an_answer_is_drawn_in_place_and_is_there_once(draw: Draw):
@@ -308,7 +312,8 @@ def test_the_end_is_seen_of_what_is_longer_than_the_screen(draw: Draw):
 @pytest.mark.parametrize("markdown", [True, False])
 def test_no_sequence_of_the_model_s_reaches_the_terminal(draw: Draw, markdown: bool):
     hostile = (
-        "[red]not red[/red] a\x1b]0;owned\x07b \x1b[31mred\x1b[0m \x9b2J&#27;[2J &#x202e;txet&#x202c; \u202etxet\u202c\n\n"
+        "[red]not red[/red] a\x1b]0;owned\x07b \x1b[31mred\x1b[0m \x9b2J&#27;[2J "
+        "&#x202e;txet&#x202c; \u202etxet\u202c\n\n"
         "[link](https://evil.example/\x1b]8;;x) <b>bold?</b> </kbd> <kbd>\n\n<script>\nalert(1)\n</script>\n\n"
         "![image](https://evil.example/i.png) `\x1b[2J`\n\n```no\x1b[2Jsuch\nx\x1b[5m\n```\n\n"
         "| a\x1b[2J | b |\n|---|---|\n| 1 | 2 |\n"
@@ -330,7 +335,9 @@ def test_plain_text_stays_as_it_is(draw: Draw):
     assert b"\x1b[1m" not in drawing.raw
 
 
-@pytest.mark.parametrize("text", ["</kbd>" * 3, "> " * 500 + "deep", "|" * 300, "[a](b" * 200, "* " * 300 + "x", "&#0;"])
+@pytest.mark.parametrize(
+    "text", ["</kbd>" * 3, "> " * 500 + "deep", "|" * 300, "[a](b" * 200, "* " * 300 + "x", "&#0;"]
+)
 def test_odd_markdown_is_drawn_somehow(draw: Draw, text: str):
     assert draw(text, step=400).text.endswith("[the note]\nafter")
 
@@ -378,7 +385,9 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 @pytest.fixture
 def ipython(endpoint: Scripted, tmp_path: Path) -> Iterator[Eyes]:
     """A terminal IPython with the extension loaded."""
-    arguments = "-m IPython --simple-prompt --no-banner --no-confirm-exit --HistoryManager.enabled=False --ext=ipyconvexai"
+    arguments = (
+        "-m IPython --simple-prompt --no-banner --no-confirm-exit --HistoryManager.enabled=False --ext=ipyconvexai"
+    )
     own = ("IPYCONVEXAI_", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(own)} | {
         "TERM": "xterm-256color",

@@ -17,10 +17,10 @@ from IPython.core.error import UsageError
 
 from ipyconvexai.errors import Error
 from ipyconvexai.notebook import formats
-from ipyconvexai.notebook.formats import Format
+from ipyconvexai.notebook.formats import Format, Result
 from ipyconvexai.notebook.options import Options
 from ipyconvexai.notebook.preparing import Prepared, prepare
-from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, in_kernel
+from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, display, in_kernel
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.reply import Reply
 from ipyconvexai.values import Purse, Wait
@@ -108,9 +108,18 @@ def _ask(session: Session, options: Options, prepared: Prepared, format: Format)
         _leave(screen, reply.text, error.code)
         raise
     note = " · ".join(part for part in (result.said, note_of(reply)) if part)
-    screen.finish(result.text, note, result.bundle(note))
+    _finish(session, screen, result, note)
     return reply
     return reply
+
+
+def _finish(session: Session, screen: Screen, result: Result, note: str) -> None:
+    apart = result.apart and in_kernel(session.shell)
+    screen.finish(result.text, note, result.bundle("" if apart else note))
+    if apart:
+        from ipyconvexai import render
+
+        display({**render.markdown_bundle("", note=note), "text/plain": render.plain_text(note)}, raw=True)
 
 
 def _screen(session: Session, format: Format, *, markdown: bool) -> Screen:

@@ -19,6 +19,7 @@ import struct
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ipyconvexai.render import plain_text
@@ -217,7 +218,9 @@ def _told(value: float | None) -> str:
         decimals = max(0, 2 - math.floor(math.log10(abs(number)))) if abs(number) < 100 else 0
         text = f"{number:,.{decimals}f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
-    return f"{number:.3g}"
+    if abs(number) < 1e-9 or abs(number) >= 1e12:
+        return f"{number:.3g}"
+    return format(Decimal(f"{number:.3g}"), "f")
 
 
 def _one_line(words: str) -> str:

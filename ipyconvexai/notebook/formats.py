@@ -31,6 +31,7 @@ class Result:
         text: plain text, for terminals.
         bundle: MIME data, given a line of ours to stand below it.
         said: what to put before that line.
+        apart: whether that line is a display of its own, because viewers show a tree or a formula and no words.
         value: what was read from the answer, where it was JSON.
     """
 
@@ -38,6 +39,7 @@ class Result:
     bundle: Callable[[str], Bundle]
     said: str = ""
     value: Any = None
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,15 +309,16 @@ def _json(text: str, request_id: str | None, session: Session) -> Result:
     said = f"the key {found.twice!r:.40} occurs twice: its last value counts" if found.twice is not None else ""
     shown = _plain(json.dumps(found.value, indent=2, ensure_ascii=False))
 
+    # The tree of JupyterLab, which wants a dict or a list; a browser would round what is not exact.
+    is_tree = isinstance(found.value, dict | list) and found.exact
+
     def bundle(note: str) -> Bundle:
         made = _source_bundle("json", shown, note)
-        # The tree of JupyterLab, which wants a dict or a list; a browser would round what is not exact.
-        # Nor would it show what is said below.
-        if isinstance(found.value, dict | list) and found.exact and not said:
+        if is_tree:
             made["application/json"] = json.loads(shown, strict=False)
         return made
 
-    return Result(shown, bundle, said, found.value)
+    return Result(shown, bundle, said, found.value, apart=is_tree)
 
 
 # ------------------------------------------------------------------------------------------------------ math
@@ -369,7 +372,7 @@ def _math(text: str, request_id: str | None, session: Session) -> Result:
     plain = "\n".join(formulas)
     if (found := render.latex_bundle(formulas)) is None:  # as source it can be read, and mended
         return Result(_plain(plain), lambda note: _source_bundle("latex", plain, note))
-    return Result(found["text/plain"], lambda note: dict(render.latex_bundle(formulas, note=note) or found))
+    return Result(found["text/plain"], lambda note: dict(found), apart=True)
 
 
 # ------------------------------------------------------------------------------------------------------ HTML

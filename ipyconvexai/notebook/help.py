@@ -112,7 +112,7 @@ _COMMANDS: tuple[tuple[str, _Lines], ...] = (
         "This installation",
         (
             ("doctor", "which model is used where none is named, and all that was looked at"),
-            ("chat", "the panel beside the notebook"),
+            ("chat", "the panel beside the notebook, once there is one"),
             ("version", "of ipyconvexai"),
             ("help [COMMAND]", "this; also: COMMAND --help"),
         ),

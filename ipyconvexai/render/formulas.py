@@ -18,18 +18,16 @@ _SIGNS = re.compile(r"\\[\s\S]|[{}$]|\\\Z|%[^\n]*")
 _DISPLAYED = re.compile(r"\\begin\{(?:align|alignat|equation|flalign|gather|multline|eqnarray)\*?\}")
 
 
-def latex_bundle(formulas: Sequence[str], *, note: str = "") -> dict[str, str] | None:
+def latex_bundle(formulas: Sequence[str]) -> dict[str, str] | None:
     """A MIME bundle of formulas (without delimiters); None where one of them is incomplete, or there is none.
 
-    ``text/latex`` is written as IPython's ``Math`` writes it, several formulas a paragraph each; ``note`` is a line of
-    ours below them. ``text/plain`` is the TeX.
+    ``text/latex`` is written as IPython's ``Math`` writes it, several formulas a paragraph each. ``text/plain`` is the
+    TeX.
     """
     inside = [_inside(formula) for formula in formulas]
     if not inside or None in inside:
         return None
     paragraphs = [_delimited(tex or "", alone=len(inside) == 1) for tex in inside]
-    words = re.sub(r"[\\$<>&{}`\[\]!]", " ", plain_text(note))  # it names a model, and what that is called is hostile
-    paragraphs += [" ".join(words.split())] if words.strip() else []
     return {"text/latex": "\n\n".join(paragraphs), "text/plain": plain_text("\n".join(formulas))}
 
 

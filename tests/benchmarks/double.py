@@ -47,11 +47,29 @@ HEAD = (
 )
 
 
-def _message(body: bytes) -> bytes:
-    return HEAD + b"content-length: %d\r\n\r\n" % len(body) + body
+def _message(body: bytes, head: bytes = HEAD) -> bytes:
+    return head + b"content-length: %d\r\n\r\n" % len(body) + body
 
 
+def _events() -> bytes:
+    """The same answer as a stream, word by word."""
+    whole = json.loads(BODY)
+    kept = ("id", "created", "model", "service_tier", "system_fingerprint")
+    frame = {**{name: whole[name] for name in kept}, "object": "chat.completion.chunk"}
+    deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}, *({"content": f"{word} "} for word in WORDS)]
+    deltas.append({"content": LAST_WORD})
+    choices: list[tuple[dict[str, str], str | None]] = [*((delta, None) for delta in deltas), ({}, "stop")]
+    events = [
+        {**frame, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}], "usage": None}
+        for delta, reason in choices
+    ]
+    events.append({**frame, "choices": [], "usage": whole["usage"]})
+    return b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events) + b"data: [DONE]\n\n"
+
+
+*WORDS, LAST_WORD = TEXT.split(" ")
 ANSWER = _message(BODY)
+STREAM = _message(_events(), HEAD.replace(b"application/json", b"text/event-stream"))
 
 
 class Double:
@@ -108,15 +126,16 @@ class _Connection(asyncio.Protocol):
         self._buffer += data
         while (end := self._end()) is not None:
             own = self._buffer.startswith(b"GET /count")
+            answer = STREAM if b'"stream":true' in self._buffer[:end] else ANSWER
             self._buffer = self._buffer[end:]
             if own:
                 self._transport.write(_message(str(_Connection.count).encode()))
                 continue
             _Connection.count += 1
             if self._latency:
-                self._loop.call_later(self._latency, self._transport.write, ANSWER)
+                self._loop.call_later(self._latency, self._transport.write, answer)
             else:
-                self._transport.write(ANSWER)
+                self._transport.write(answer)
 
     def _end(self) -> int | None:
         """Where the first request ends, if all of it has come."""

@@ -26,7 +26,7 @@ if str(ROOT) not in sys.path:  # started as a file, not with -m
 from tests.benchmarks.measuring import Figure  # noqa: E402 - it is found only now
 
 BENCHMARKS = (
-    "extension", "one_call", "ledger", "summarize", "again",
+    "extension", "one_call", "magic", "ledger", "summarize", "again",
     "mutations", "newest", "scheduling", "admission", "log",
 )  # fmt: skip
 HEADINGS = ("what", "figure", "target", "to its baseline", "verdict")

@@ -1,8 +1,8 @@
-"""A real JupyterLab in a real Chromium. The server is one for all tests; the browser is one for each module.
+"""A real JupyterLab in a real Chromium, one of each for a module.
 
 Chromium is the machine's own (Debian's package ``chromium``), never a download. ``IPYCONVEXAI_CHROMIUM`` names another.
-Playwright's loop runs in this thread while its browser lives, so a browser must not outlive its module: other tests
-begin loops of their own.
+Nothing of it outlives its module: Playwright's loop runs in this thread while its browser lives, and other tests begin
+loops, count threads and look for processes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def chromium() -> str:
     pytest.skip(missing)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def endpoint() -> Iterator[Scripted]:
     """The one provider of all kernels."""
     double = Scripted()
@@ -65,7 +65,7 @@ def endpoint() -> Iterator[Scripted]:
         yield double
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(chromium: str, endpoint: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     environment = {
         "OPENAI_BASE_URL": endpoint.url,

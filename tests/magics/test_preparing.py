@@ -138,8 +138,10 @@ def test_a_schema_gives_the_parsed_value(run: Run, endpoint: Scripted, shell: In
     assert form["strict"]
     assert set(form["schema"]["properties"]) == {"name", "age"}
     assert shell.user_ns["who"].parsed.age == 36
-    assert page.last["application/json"] == {"name": "Ada", "age": 36}
-    assert json.loads(page.last["text/plain"]) == {"name": "Ada", "age": 36}
+    tree, note = page.frames
+    assert tree["application/json"] == {"name": "Ada", "age": 36}
+    assert json.loads(tree["text/plain"]) == {"name": "Ada", "age": 36}
+    assert "tokens" in note["text/plain"], "a tree shows no words"
 
 
 def test_a_schema_may_be_the_user_s_class(run: Run, endpoint: Scripted, shell: InteractiveShell):

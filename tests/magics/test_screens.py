@@ -325,7 +325,7 @@ def test_no_sequence_of_the_model_s_reaches_the_terminal(draw: Draw, markdown: b
     allowed = rb"\x1b\[(?:[\d;]*m|1A|2K|\?25[lh])"
     assert b"\x1b" not in re.sub(allowed, b"", drawing.raw)
     assert not re.search("[\x80-\x9f\u202a-\u202e\u2066-\u2069]", drawing.raw.decode())
-    for words in ("[red]not red[/red]", "<b>bold?</b>", "alert(1)", "</kbd>", "txet"):
+    for words in ("[red]not red[/red]", "<b>bold?</b>", "alert(1)", "</kbd>", "txet", "https://evil.example/"):
         assert words in drawing.text
 
 
@@ -340,6 +340,14 @@ def test_plain_text_stays_as_it_is(draw: Draw):
 )
 def test_odd_markdown_is_drawn_somehow(draw: Draw, text: str):
     assert draw(text, step=400).text.endswith("[the note]\nafter")
+
+
+def test_what_rich_cannot_draw_is_shown_as_it_is(draw: Draw, monkeypatch: pytest.MonkeyPatch):
+    def stumbles(plain: str) -> None:
+        raise IndexError("pop from empty list")
+
+    monkeypatch.setattr("ipyconvexai.notebook.terminal._markdown", stumbles)
+    assert draw("**some** words").text == "before\n**some** words\n[the note]\nafter"
 
 
 COLOUR = re.compile(rb"\x1b\[[\d;]*(?:3|4)\d[;m]")

@@ -297,7 +297,7 @@ def test_a_child_that_ends_leaves_the_parents_connections(endpoint: Endpoint, tm
         "IPYCONVEXAI_KEEPER_LINGER": "0.5",
     }
     command = [sys.executable, "-W", "ignore::DeprecationWarning", str(script), str(tmp_path / "l.duckdb")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -331,7 +331,7 @@ def test_ctrl_c(endpoint: Endpoint, tmp_path: Path, ask_code: str, text: str | N
         text=True,
     )
     assert child.stdout is not None
-    endpoint.wait(lambda e: e.in_flight == 1)
+    endpoint.wait(lambda e: e.in_flight == 1, timeout=30)
     while text is not None and child.stdout.readline() not in (" two\n", ""):
         pass
     time.sleep(0.3)  # until it waits for the next piece: between two pieces it is its own code that is interrupted

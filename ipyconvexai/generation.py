@@ -252,7 +252,7 @@ class Generator:
         if system and messages[0].get("role") not in ("system", "developer"):
             messages = [{"role": "system", "content": system}, *messages]
         body: dict[str, Any] = {"model": endpoint.model, "messages": messages}
-        return body | question.params
+        return body | endpoint.named(question.params)
 
     async def _conversation(self, question: Question) -> tuple[str | None, bool]:
         """The conversation's id, and whether it is new: it begins with its first answer."""

@@ -50,19 +50,31 @@ class Reply:
         if self.usage.total_tokens:
             parts.append(f"{self.usage.input_tokens or 0} + {self.usage.output_tokens or 0} tokens")
         if self.cost:
-            parts.append(f"${self.cost:.6f}".rstrip("0") if self.cost < 0.01 else f"${self.cost:.4f}")
+            parts.append(_dollars(self.cost))
         if self.duration is not None and not self.replayed:
             parts.append(f"{self.duration:.1f} s")
         if self.replayed:
             parts.append("replayed")
         if self.finish_reason == "length":
             parts.append("cut at the token limit")
+        if self.finish_reason == "content_filter":
+            parts.append("stopped by the provider's filter")
+        elif self.finish_reason in ("tool_calls", "function_call"):
+            parts.append("it asked for a tool")
+        elif not self.text.strip():
+            parts.append("an empty answer")
         return " · ".join(part for part in parts if part)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         from ipyconvexai import render
 
         return render.markdown_bundle(self.text, note=self.note)
+
+
+def _dollars(cost: float) -> str:
+    if cost >= 0.01:
+        return f"${cost:.4f}"
+    return f"${cost:.6f}".rstrip("0") if cost >= 0.0000005 else "less than $0.000001"
 
 
 @dataclass(frozen=True, slots=True)

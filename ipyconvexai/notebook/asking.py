@@ -23,9 +23,11 @@ from ipyconvexai.notebook.preparing import Prepared, prepare
 from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, display, in_kernel
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.reply import Reply
-from ipyconvexai.values import Purse, Wait
+from ipyconvexai.values import Purse, Replay, Wait
 
-__all__ = ["ask", "countdown", "from_a_magic", "note_of", "stopped"]
+__all__ = ["Waiting", "ask", "countdown", "from_a_magic", "note_of", "stopped"]
+
+PATIENCE = 2.0  # seconds of silence after which it is told that the model was asked
 
 
 def ask(session: Session, options: Options, text: str, *, interpolated: bool = True) -> Reply | None:
@@ -40,6 +42,7 @@ def ask(session: Session, options: Options, text: str, *, interpolated: bool = T
         Error: what ``ai.generate`` raises.
         KeyboardInterrupt: the kernel was interrupted; it draws itself in one line.
     """
+    __tracebackhide__ = True  # IPython's: who evaluates a cell wants to see that cell
     _check(options)
     format = formats.of("json" if options.schema else options.format)
     prepared = prepare(
@@ -63,12 +66,55 @@ def ask(session: Session, options: Options, text: str, *, interpolated: bool = T
 
 
 def _check(options: Options) -> None:
-    if options.models and options.model:
-        raise UsageError("--models names the models; leave out the one before it.")
-    if options.models and options.conversation:
-        raise UsageError("--models has several answers and a conversation one: leave out -c.")
-    if options.format == "image" and (options.models or options.schema or options.conversation):
-        raise UsageError("-f image goes with one model, and neither with --schema nor with -c.")
+    from ipyconvexai.application import app
+
+    if options.replay not in (None, "only") and app().settings.replay is Replay.ONLY:
+        raise UsageError(
+            "replay is `only`, so nothing is sent: leave out --fresh and --replay, or say `%ai replay on`."
+        )
+    for together, why in _APART:
+        if all(getattr(options, name) not in (None, False, (), "markdown") for name in together):
+            raise UsageError(why)
+    if options.schema and options.format not in ("markdown", "json"):
+        raise UsageError("--schema shows JSON: leave out -f.")
+    if options.models and options.format not in ("markdown", "text"):
+        raise UsageError("--models shows answers as markdown: leave out -f.")
+    if options.format == "image" and (names := [name for name in _NO_PICTURE if getattr(options, name)]):
+        raise UsageError(f"-f image takes a text and draws it: leave out --{names[0].replace('_', '-')}.")
+
+
+# Options that have no meaning together.
+_APART = (
+    (("models", "model"), "--models names the models; leave out the one before it."),
+    (("models", "conversation"), "--models has several answers and a conversation one: leave out -c."),
+    (("evaluate", "prompts"), "--eval runs the cell as Python, and --with begins with a text: leave one of them out."),
+    (("evaluate", "save"), "--save keeps a question, and --eval runs the cell as Python: leave one of them out."),
+)
+_NO_PICTURE = ("models", "schema", "conversation", "system", "dry_run")
+
+
+class Waiting:
+    """Why nothing comes: a limit, or a model that takes its time. Told by the corridor, as its ``on_wait``."""
+
+    def __init__(self, model: str | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._model = model or "the model"
+        self._clock = clock
+        self._wait: Wait | None = None
+        self._began = clock()
+
+    def __call__(self, wait: Wait | None) -> None:
+        self._wait, self._began = wait, self._clock()
+
+    @property
+    def limit(self) -> str:
+        """What a limit says, with the seconds that are left; empty where none does."""
+        return "" if self._wait is None else countdown(self._wait, self._clock)
+
+    @property
+    def silence(self) -> str:
+        """How long the model has been silent; empty for a moment's silence."""
+        seconds = self._clock() - self._began
+        return f"asking {self._model}: {seconds:.0f} s" if seconds >= PATIENCE else ""
 
 
 def _ask(session: Session, options: Options, prepared: Prepared, format: Format) -> Reply:
@@ -76,21 +122,24 @@ def _ask(session: Session, options: Options, prepared: Prepared, format: Format)
 
     screen = _screen(session, format, markdown=options.format == "markdown" and not options.schema)
     streams = options.stream and not options.schema and (format.grows if in_kernel(session.shell) else format.streams)
-    waits: list[Wait | None] = [None]  # the last that was told
+    waiting = Waiting(prepared.question.model or app().settings.model)
 
     def tick() -> None:
-        if (wait := waits[-1]) is not None:
-            screen.wait(countdown(wait))
-        elif streams:
+        if limit := waiting.limit:
+            screen.wait(limit)
+        elif streams and stream.text:
             screen.draw(stream.text)
+        elif screen.in_place:
+            screen.wait(waiting.silence)
 
-    with from_a_magic(on_wait=waits.append, budget=options.budget):
+    with from_a_magic(on_wait=waiting, budget=options.budget):
         stream = TextStream(app(), prepared.question)
         try:
             reply = stream.read(tick=tick)
         except KeyboardInterrupt as interrupt:
+            session.last_request = None  # the newest of the notebook
             _leave(screen, stream.text, "interrupted: not the whole answer")
-            interrupt._render_traceback_ = stopped  # type: ignore[attr-defined] # IPython's protocol
+            interrupt._render_traceback_ = waited if waiting.limit else stopped  # type: ignore[attr-defined] # IPython's protocol
             raise
         except Error as error:
             if error.request_id:
@@ -98,18 +147,17 @@ def _ask(session: Session, options: Options, prepared: Prepared, format: Format)
             _leave(screen, stream.text, f"{error.code}: not the whole answer")
             raise
     session.last_request, session.last_replayed = reply.request_id, reply.replayed
-    if options.output:
-        session.shell.user_ns[options.output] = reply
-    if prepared.remembered:
-        session.remember(prepared.prompt, reply.text)
     try:
         result = format.result(reply.text, reply.request_id, session)
     except Error as error:
         _leave(screen, reply.text, error.code)
         raise
+    if options.output:
+        session.shell.user_ns[options.output] = reply
+    if prepared.remembered:
+        session.remember(prepared.prompt, reply.text)
     note = " · ".join(part for part in (result.said, note_of(reply)) if part)
     _finish(session, screen, result, note)
-    return reply
     return reply
 
 
@@ -156,6 +204,11 @@ def _leave(screen: Screen, text: str, why: str) -> None:
 def stopped() -> list[str]:
     """How an interrupt draws itself."""
     return ["KeyboardInterrupt: the answer was stopped; what had come is in the ledger."]
+
+
+def waited() -> list[str]:
+    """The same of a call that waited for a limit."""
+    return ["KeyboardInterrupt: the question waited for a limit and was not sent."]
 
 
 def note_of(reply: Any) -> str:

@@ -29,9 +29,27 @@ def run(session: Session, line: str) -> bool:
         if match := pattern.fullmatch(line):
             command(session, *match.groups())
             return True
-    if _MISTYPED.fullmatch(line) or running.is_mistyped(line):  # sent as a question it would be paid for
-        raise UsageError(f"%ai {line}: not understood; `%ai help` tells how, and `%ai -- {line}` asks it as a question")
+    _check_question(line)
     return False
+
+
+def _check_question(line: str) -> None:
+    """Raise UsageError where a question is likely to be a mistyped command: a refusal is free, an answer is not."""
+    from ipyconvexai.providers.catalog import find, split
+
+    first, *rest = line.split()
+    if first in help.WORDS and (_MISTYPED.fullmatch(line) or running.is_mistyped(line) or _is_short(line, rest)):
+        raise UsageError(
+            f"`%ai {first}` is a command, and not written like this: `%ai {first} --help` tells how. To ask it as a "
+            f"question: `%ai -- {first} ...`"
+        )
+    prefix, separator, name = split(first)
+    if separator == ":" and name and find(prefix) is not None:
+        raise UsageError(f"a line names its model with an option: `%ai --model {prefix}:... QUESTION`")
+
+
+def _is_short(line: str, rest: list[str]) -> bool:
+    return len(rest) <= 1 and not line.endswith(("?", "."))
 
 
 def run_cell(session: Session, line: str, cell: str) -> bool:
@@ -52,7 +70,8 @@ def _doctor(session: Session) -> None:
     from ipyconvexai import render
     from ipyconvexai.api import doctor
 
-    print(render.plain_text(doctor()))
+    chosen = f"this kernel asks {session.model}, as %ai model says\n" if session.model else ""
+    print(render.plain_text(f"{chosen}{doctor()}"))
 
 
 def _functions(session: Session) -> None:

@@ -6,15 +6,17 @@ Promises: they are asked at the same time; one that fails does not stop the othe
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from ipyconvexai.errors import CallError, Error
-from ipyconvexai.notebook.asking import countdown, from_a_magic, note_of, stopped
+from ipyconvexai.notebook.asking import Waiting, from_a_magic, note_of, stopped
 from ipyconvexai.notebook.options import Options
 from ipyconvexai.notebook.preparing import Prepared
 from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, in_kernel
 from ipyconvexai.notebook.session import Session
-from ipyconvexai.values import Stop, Wait
+from ipyconvexai.providers.calls import CALLER
+from ipyconvexai.values import Stop
 
 __all__ = ["compare"]
 
@@ -27,13 +29,20 @@ class _Column:
         self.stream = stream
         self.reply: Any = None
         self.error: Exception | None = None
+        self.waiting = Waiting(name)
 
     async def read(self) -> None:
+        """In a task of its own, so that what a limit says of this call is this column's."""
+        CALLER.set(replace(CALLER.get(), on_wait=self.waiting))
         try:
             await self.stream._drain()
             self.reply = self.stream.reply
         except Error as error:
             self.error = error
+
+    @property
+    def request_id(self) -> str | None:
+        return getattr(self.reply or self.error, "request_id", None)
 
     def part(self, note: str = "") -> tuple[str, str, str]:
         """Title, text and note as they are now."""
@@ -41,7 +50,7 @@ class _Column:
             return self.name, self.reply.text, note_of(self.reply)
         if self.error is not None:
             return self.name, self.stream.text, f"failed: {getattr(self.error, 'message', self.error)}"
-        return self.name, self.stream.text, note or "..."
+        return self.name, self.stream.text, note or self.waiting.limit or self.waiting.silence or "..."
 
 
 def compare(session: Session, options: Options, prepared: Prepared) -> None:
@@ -54,14 +63,13 @@ def compare(session: Session, options: Options, prepared: Prepared) -> None:
     from ipyconvexai.application import TextStream, app
 
     current, stop = app(), Stop()
-    waits: list[Wait | None] = [None]
-    with from_a_magic(on_wait=waits.append, budget=options.budget):
+    with from_a_magic(budget=options.budget):
         columns = [_Column(name, TextStream(current, prepared.to(session, name))) for name in options.models]
         screen = _screen(session, columns)
 
         def tick() -> None:
-            wait = waits[-1]
-            _draw(screen, columns, options.stream, "" if wait is None else countdown(wait))
+            if screen.in_place and isinstance(screen, CellScreen):
+                screen.draw(_text(columns) if options.stream else _notes(columns))
 
         try:
             current.run(_all(columns), stop, tick)
@@ -71,7 +79,9 @@ def compare(session: Session, options: Options, prepared: Prepared) -> None:
             raise
     _finish(screen, columns)
     replies = {column.name: column.reply for column in columns if column.reply is not None}
-    session.last_request = next((reply.request_id for reply in reversed(replies.values())), session.last_request)
+    last = [column for column in columns if column.request_id is not None][-1:]
+    if last:
+        session.last_request, session.last_replayed = last[0].request_id, bool(last[0].reply and last[0].reply.replayed)
     if options.output:
         session.shell.user_ns[options.output] = replies
     _raise_failures(columns)
@@ -93,11 +103,8 @@ def _bundle(columns: list[_Column], note: str) -> dict[str, Any]:
     return dict(render.side_by_side([column.part(note) for column in columns]))
 
 
-def _draw(screen: Screen, columns: list[_Column], streams: bool, note: str) -> None:
-    if note:
-        screen.wait(note)
-    elif streams:
-        screen.draw(_text(columns) if isinstance(screen, CellScreen) else "")
+def _notes(columns: list[_Column]) -> str:
+    return "\n".join(column.part()[2] for column in columns)
 
 
 def _finish(screen: Screen, columns: list[_Column], note: str = "") -> None:
@@ -114,8 +121,9 @@ def _raise_failures(columns: list[_Column]) -> None:
         assert failed[0].error is not None
         raise failed[0].error
     if failed:
+        cures = {getattr(column.error, "cure", "") for column in failed}
         said = "; ".join(f"{column.name}: {getattr(column.error, 'message', column.error)}" for column in failed)
         raise CallError(
             f"{len(failed)} of {len(columns)} models gave no answer: {said}",
-            cure="%ai log shows the calls; leave out what cannot be reached.",
+            cure=cures.pop() if len(cures) == 1 else "`%ai log` shows what was sent; leave out what cannot be reached.",
         )

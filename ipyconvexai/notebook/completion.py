@@ -3,7 +3,7 @@
 One matcher of IPython's. It splits the line itself, since IPython ends words at the colon and the quotation mark that
 names of models and conversations have. Imports the standard library and IPython only, looks at what is imported
 already, and asks the ledger only where it is open. Promises: a Tab waits for the ledger no longer than ``PATIENCE``;
-unloading takes it out again, and other completers go on working where it has nothing to say.
+unloading takes it out again, and other completers go on working where it does not know what may follow.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ OPTIONS_OF = {
     "export": ("--since", "--model", "--status", "--all", "--force"),
     "purge": ("--before", "--containing", "--conversation", "--all", "--yes"),
 }
+
+_OF_PYTHON = ("run", "sql", "error", "fix")  # take variables of the user's, or whatever a question takes
+_TABLE_FOLLOWS = ("from", "join", "table", "describe", "summarize")
+_FRAMES = ("DataFrame", "LazyFrame", "Table", "RecordBatch", "DuckDBPyRelation", "Relation")
 
 PATIENCE = 0.1  # seconds a Tab waits for the ledger
 MOST = 200  # names, files
@@ -66,9 +70,9 @@ def _matcher(shell: Any) -> Any:
     from IPython.core.completer import SimpleCompletion, context_matcher
 
     def complete(context: Any) -> dict[str, Any]:
-        found, fragment = _complete(shell, context)
+        found, fragment, silent = _complete(shell, context)
         return {
-            "completions": [SimpleCompletion(text=text) for text in found],
+            "completions": [SimpleCompletion(text=text) for text in found] or (_Nothing() if silent else []),
             "matched_fragment": fragment,
             "suppress": True,  # those of all others
             "ordered": True,
@@ -77,16 +81,29 @@ def _matcher(shell: Any) -> Any:
     return context_matcher(priority=_FIRST, identifier=_ID)(complete)
 
 
-def _complete(shell: Any, context: Any) -> tuple[list[str], str]:
-    """What could stand for the end of the text before the cursor, and that end."""
+class _Nothing(list[Any]):
+    """No name fits, and none of Python's would: IPython asks no other matcher where one says that it has some."""
+
+    def __len__(self) -> int:
+        return 1
+
+
+def _complete(shell: Any, context: Any) -> tuple[list[str], str, bool]:
+    """What could stand for the end of the text before the cursor, that end, and whether nothing else could."""
     match = re.fullmatch(_LINE, context.text_until_cursor)
     is_cell = match is not None and match[1] == "%%"
     above = context.full_text.split("\n")[: context.cursor_line]
     if match is None or (is_cell and any(line.strip() for line in above)):
-        return [], context.token
+        return [], context.token, False
     with contextlib.suppress(Exception):  # a class of the user's that fails when it is looked at
-        return candidates(of_shell(shell), match[2], is_cell=is_cell)
-    return [], context.token
+        return *candidates(of_shell(shell), match[2], is_cell=is_cell), not is_cell and _is_known(match[2])
+    return [], context.token, False
+
+
+def _is_known(text: str) -> bool:
+    """Whether `text` is a command with a blank behind it, which takes nothing of Python's."""
+    command, blank, rest = text.partition(" ")
+    return bool(blank) and command in COMMANDS and command not in _OF_PYTHON and "{" not in rest
 
 
 # ----------------------------------------------------------------------------------------------------- the line
@@ -178,6 +195,8 @@ class _Wanted:
             return self._fitting(_statuses())
         if command in OPTIONS_OF and words[-1:] == ["--conversation"]:
             return self._value("--conversation")
+        if command in OPTIONS_OF and words[-1:] == ["--model"]:
+            return list(dict.fromkeys([*self._fitting(_in_ledger(MODELS)), *self._models()]))
         options = [name for name in OPTIONS_OF.get(command, ()) if name not in words]
         if not words:
             options.append("--help")
@@ -193,6 +212,14 @@ class _Wanted:
                 return [] if set(self.fragment) & set("='\"") else self._fitting(_arguments(name, given))
             case "jobs", []:
                 return self._fitting(STATES)
+            case (("show" | "purge"), []) | ("diff", ([] | [_])):
+                return self._fitting([key for key in _in_ledger(NEWEST) if key not in words])
+            case "sql", [*_, before] if before.lower() in _TABLE_FOLLOWS:
+                return self._fitting([*_in_ledger(TABLES), *_frames(self.session.names)])
+            case "budget", []:
+                return self._fitting(["off"])
+            case "budget", ["off"]:
+                return self._fitting(_in_ledger(BUDGETS))
             case "usage", []:
                 return self._fitting(["--by"])
             case "usage", ["--by"]:
@@ -303,6 +330,11 @@ def _schemas(names: Any) -> list[str]:
     return [name for name, value in list(names.items()) if not name.startswith("_") and fits(value)]
 
 
+def _frames(names: Any) -> list[str]:
+    """The user's frames, by the names of their classes: none of their modules is imported for this."""
+    return [name for name, value in list(names.items()) if name[:1] != "_" and type(value).__name__ in _FRAMES]
+
+
 def _arguments(name: str, given: list[str]) -> list[str]:
     function = _functions().get(name)
     if function is None or given[-1:] == ["-o"]:
@@ -331,6 +363,15 @@ TITLES = (
 )
 PROMPTS = "SELECT DISTINCT name FROM prompts ORDER BY name LIMIT 200"
 CRONS = "SELECT name FROM crons WHERE next_time IS NOT NULL ORDER BY name LIMIT 200"
+NEWEST = "SELECT right(id::VARCHAR, 8) FROM requests ORDER BY sent_at DESC, id DESC LIMIT 20"
+BUDGETS = "SELECT name FROM limits WHERE json_extract_string(definition, '$.kind') = 'budget' ORDER BY name LIMIT 200"
+MODELS = (
+    "SELECT DISTINCT concat_ws(':', provider, model) AS name FROM requests WHERE model <> '' ORDER BY name LIMIT 200"
+)
+TABLES = """
+    SELECT table_name AS name FROM duckdb_tables() WHERE NOT internal
+    UNION SELECT view_name FROM duckdb_views() WHERE NOT internal ORDER BY name LIMIT 200
+"""
 
 _asked = threading.Lock()  # held while the ledger is asked: a slow one is not asked again with each Tab
 

@@ -1,9 +1,11 @@
-"""``--dry-run``: the exact request, and what it would take by estimate. Calls the app and render. Sends nothing."""
+"""``--dry-run``: the body of the request, and what it would take by estimate. Calls the app and render.
+
+Promises: what is shown, and what ``-o`` keeps, is the JSON body as ``%%ai`` would send it; nothing is sent.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 from ipyconvexai.notebook.options import Options
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["show"]
 
+_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}  # every cell's request; not all show it growing
+
 
 def show(session: Session, options: Options, prepared: Prepared) -> None:
-    """Show it for each model; ``-o NAME`` keeps the request's body, or a dict of them by model."""
+    """Show it for each model; ``-o NAME`` keeps the request's body, or of several models a dict of them by name."""
     from ipyconvexai import render
     from ipyconvexai.application import app
 
@@ -31,18 +35,24 @@ def show(session: Session, options: Options, prepared: Prepared) -> None:
     else:
         print(render.plain_text(markdown))
     if options.output:
-        bodies = {plan.endpoint.name: plan.body for plan in plans}
-        session.shell.user_ns[options.output] = bodies if options.models else plans[0].body
+        bodies = {plan.endpoint.name: _body(plan) for plan in plans}
+        session.shell.user_ns[options.output] = bodies if options.models else _body(plans[0])
+
+
+def _body(plan: Plan) -> dict[str, Any]:
+    return plan.body | _STREAMED
 
 
 def _markdown(plan: Plan, budget: float | None) -> str:
-    body = dict(plan.body)
+    from ipyconvexai import render
+
+    body = _body(plan)
     parts = [f"**Not sent.** {_summary(plan, budget)}"]
     for message in body.pop("messages", []):
         content = message.get("content")
         text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False)
-        parts += [str(message.get("role")), _fenced(text)]
-    parts += ["parameters", _fenced(json.dumps(body, indent=2, ensure_ascii=False), "json")]
+        parts += [str(message.get("role")), render.fenced(str(text), "text")]
+    parts += ["parameters", render.fenced(json.dumps(body, indent=2, ensure_ascii=False), "json")]
     return "\n\n".join(parts)
 
 
@@ -57,9 +67,3 @@ def _summary(plan: Plan, budget: float | None) -> str:
 
 def _code(text: str) -> str:
     return f"`{text.replace('`', '')}`"
-
-
-def _fenced(text: Any, language: str = "text") -> str:
-    text = str(text)
-    marks = "`" * max(3, *(len(run) + 1 for run in re.findall("`{3,}", text)), 0)
-    return f"{marks}{language}\n{text}\n{marks}"

@@ -8,23 +8,36 @@ from __future__ import annotations
 
 from typing import Any
 
+from IPython.core.error import UsageError
+from traitlets import TraitError
+
 from ipyconvexai.notebook import completion, questions, tracebacks, where
 
 __all__ = ["load", "unload"]
 
 NAME = "AiMagics"
+_KINDS = ("line", "cell")
 
 
 def load(shell: Any) -> None:
     """Register ``%ai`` and ``%%ai``; loading twice changes nothing."""
     from ipyconvexai.notebook.magics import AiMagics
 
+    other = shell.magics_manager.registry.get(NAME)
+    if isinstance(other, AiMagics):
+        return
+    if other is not None:  # jupyter-ai's class has this name, too
+        print(f"%ai and %%ai are those of ipyconvexai now; %unload_ext ipyconvexai gives back {_package(other)}'s.")
+    before = {kind: shell.magics_manager.magics[kind].get("ai") for kind in _KINDS}
+    try:
+        shell.register_magics(AiMagics)
+    except TraitError as error:
+        raise UsageError(f"c.AiMagics in the configuration: {error}") from None
+    shell.magics_manager.registry[NAME].before = (other, before)
     where.watch(shell)
     tracebacks.watch(shell)
     questions.install(shell.input_transformer_manager)
     completion.install(shell)
-    if NAME not in shell.magics_manager.registry:
-        shell.register_magics(AiMagics)
 
 
 def unload(shell: Any) -> None:
@@ -33,10 +46,22 @@ def unload(shell: Any) -> None:
     tracebacks.unwatch(shell)
     questions.remove(shell.input_transformer_manager)
     completion.remove(shell)
-    magics = shell.magics_manager.registry.pop(NAME, None)
-    if magics is None:
+    from ipyconvexai.notebook.magics import AiMagics
+
+    magics = shell.magics_manager.registry.get(NAME)
+    if not isinstance(magics, AiMagics):
         return
-    for kind in ("line", "cell"):
+    other, before = magics.before
+    for kind in _KINDS:
         shell.magics_manager.magics[kind].pop("ai", None)
+        if before[kind] is not None:
+            shell.magics_manager.magics[kind]["ai"] = before[kind]
+    del shell.magics_manager.registry[NAME]
+    if other is not None:
+        shell.magics_manager.registry[NAME] = other
     if magics in shell.configurables:
         shell.configurables.remove(magics)
+
+
+def _package(magics: Any) -> str:
+    return type(magics).__module__.partition(".")[0]

@@ -24,14 +24,18 @@ _REQUESTS = {
     "error": "Explain in a few sentences what went wrong, and how to mend it.",
     "fix": "Explain in a few sentences what went wrong. Then give the whole mended cell, once, as one fenced block.",
 }
-_FENCED = re.compile(r"^[ ]{0,3}(`{3,}|~{3,})[^\n]*\n(.*?)^[ ]{0,3}\1[`~]*[ \t]*$", re.MULTILINE | re.DOTALL)
+_FORMATS = (
+    "markdown",
+    "text",
+    "code",
+)  # an explanation is words: a picture's endpoint, say, has no use for a traceback
 
 
 def explain(session: Session, command: str, word: str | None, options: str | None) -> None:
     """Ask about the last error; `fix` offers the mended cell below. A `word` that is no model makes it a question.
 
     Raises:
-        UsageError: nothing has failed yet, or the options cannot be read.
+        UsageError: nothing has failed yet, the error holds the environment, or the options do not fit.
         Error: what asking raises.
     """
     from ipyconvexai.notebook import asking
@@ -42,6 +46,10 @@ def explain(session: Session, command: str, word: str | None, options: str | Non
         return
     try:
         given = cell_options(f"{word or ''} {options or ''}")
+        if given.format not in _FORMATS:
+            raise UsageError(
+                f"%ai {command} explains in words: -f is one of {', '.join(_FORMATS)}, not {given.format}."
+            )
         answer = asking.ask(session, given, question(_last(session), command), interpolated=False)
     except BaseException as error:
         tracebacks.set_aside(error)
@@ -51,24 +59,35 @@ def explain(session: Session, command: str, word: str | None, options: str | Non
 
 
 def question(failure: Failure, command: str) -> str:
-    """What the model is told of the failure."""
+    """What the model is told of the failure.
+
+    Raises:
+        UsageError: the error holds the environment.
+    """
+    from ipyconvexai.notebook.closed import EnvironmentShownError, guarded
     from ipyconvexai.render.plain import cut
     from ipyconvexai.settings import redact
 
-    parts = [f"Cell {failure.count} of a notebook failed: {cut(failure.summary, 200)}", _REQUESTS[command]]
+    try:
+        guarded(failure, failure.text)  # all of it: what is cut below may no longer look like it
+    except EnvironmentShownError:
+        cure = "Run the cell again without it, or ask with the part that is meant: `%%ai`."
+        raise UsageError(f"what cell {failure.count} said holds the environment, which is not sent. {cure}") from None
+    summary = cut(redact(failure.summary), 200)  # before it is cut: half a key would not be found
+    parts = [f"Cell {failure.count} of a notebook failed: {summary}", _REQUESTS[command]]
     if failure.source.strip():
-        parts += ["The cell:", _fenced(failure.source, "python")]
-    parts += ["What Python said:", _fenced(failure.text, "")]
-    return redact("\n\n".join(parts))
+        parts += ["The cell:", _shown(failure.source, "python")]
+    parts += ["What Python said:", _shown(failure.text, "")]
+    return "\n\n".join(parts)
 
 
-def _fenced(text: str, language: str) -> str:
-    """In a fence that is longer than any within."""
+def _shown(text: str, language: str) -> str:
+    """Without keys, fenced, and not too long."""
     from ipyconvexai import render
+    from ipyconvexai.settings import redact
 
-    text = tracebacks.shortened(render.plain_text(text).strip("\n"), LONGEST)
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text}\n{fence}"
+    text = redact(render.plain_text(text).strip("\n"))
+    return render.fenced(tracebacks.shortened(text, LONGEST), language)
 
 
 def _last(session: Session) -> Failure:
@@ -93,12 +112,13 @@ def _is_model(session: Session, word: str) -> bool:
 
 
 def _offer(session: Session, answer: Any) -> None:
-    """Put the last fenced block of the answer into the next cell."""
+    """Put the last fenced block of the answer into the next cell, but not half of one, where the answer broke off."""
     from ipyconvexai import render
+    from ipyconvexai.notebook.formats import fences
 
-    blocks = _FENCED.findall(f"{getattr(answer, 'text', None) or ''}\n")
+    blocks = [block for block in fences(getattr(answer, "text", None) or "") if block.closed]
     if blocks:
-        session.shell.set_next_input(render.plain_text(blocks[-1][1]).strip("\n"))
+        session.shell.set_next_input(render.plain_text(blocks[-1].text).strip("\n"))
 
 
 COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (

@@ -96,23 +96,21 @@ def _plain(text: str) -> str:
 
 def _source_bundle(language: str, text: str, note: str) -> Bundle:
     """Source that is shown as source."""
-    return {**_markdown_bundle(_fenced(language, text), note), "text/plain": _plain(text)}
+    from ipyconvexai import render
 
-
-def _fenced(language: str, text: str) -> str:
-    marks = "`" * max(3, *(len(run) + 1 for run in re.findall("`{3,}", text)), 0)
-    return f"{marks}{language}\n{text}\n{marks}"
+    return {**_markdown_bundle(render.fenced(text, language), note), "text/plain": _plain(text)}
 
 
 # ---------------------------------------------------------------------------------------------------- fences
 class Fence(NamedTuple):
-    """A fenced block: its language in lower case, and what it holds."""
+    """A fenced block: its language in lower case, what it holds, and whether it ends before the text does."""
 
     language: str
     text: str
+    closed: bool = True
 
 
-_OPENS = re.compile(r"([ \t>]*)(`{3,}|~{3,})[ \t]*([^`]*)")
+_OPENS = re.compile(r"([ \t>]*+)(`{3,}+|~{3,}+)[ \t]*+([^`]*+)")  # nothing given back: a line may be long
 
 
 def fences(text: str) -> list[Fence]:
@@ -123,18 +121,20 @@ def fences(text: str) -> list[Fence]:
         if match := _OPENS.fullmatch(line):
             indent, marks, info = match.groups()
             words = re.split(r"[\s{},]+", info.strip().lower().lstrip("{."))
-            found.append(Fence(words[0], "\n".join(_held(lines, marks, len(indent)))))
+            found.append(_held(lines, words[0], marks, len(indent)))
     return found
 
 
-def _held(lines: Iterator[str], marks: str, width: int) -> Iterator[str]:
+def _held(lines: Iterator[str], language: str, marks: str, width: int) -> Fence:
     """The lines until the fence is closed, without the indentation of the fence."""
+    held: list[str] = []
     for line in lines:
         bare = line.strip(" \t>")
         if len(bare) >= len(marks) and not bare.strip(marks[0]):
-            return
+            return Fence(language, "\n".join(held))
         indent = len(line) - len(line.lstrip(" \t>" if ">" in line[:width] else " \t"))
-        yield line[min(width, indent) :]
+        held.append(line[min(width, indent) :])
+    return Fence(language, "\n".join(held), closed=False)
 
 
 # ------------------------------------------------------------------------------------------------------ code

@@ -3,10 +3,11 @@ r"""``{name}`` in a prompt becomes the variable's text. Calls spelling at first 
 A field is ``{name}``, with ``.attribute``, ``[3]``, ``[key]`` or ``['key']`` after it as often as one likes, then
 ``!r`` (as Python shows it) or ``!full`` (all of a frame, an array, a list), then ``:.2f``, a format.
 
-Promises: one pass, so a value is never read again; nothing leads into modules, classes, functions, frames, names that
-begin with an underscore, or the environment; no expression is evaluated, no method called. These stay byte for byte:
-braces that name nothing; doubled braces with what is in them; a field that is followed by a colon and a space (code,
-JSON), or whose format has braces in it; arguments of a LaTeX command, as in ``\frac{a}{b}``.
+Promises: one pass, so a value is never read again; no field leads into modules, classes, functions, frames, names that
+begin with an underscore, or the environment; no expression is evaluated, no method called. A text that the user made of
+the environment is theirs to send; known keys are taken out of it. These stay byte for byte: braces that name nothing;
+doubled braces with what is in them; a field that is followed by a colon and a space (code, JSON), or whose format has
+braces in it; arguments of a LaTeX command, as in ``\frac{a}{b}``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ for _ in range(2):  # groups in groups: \frac{\sqrt{a}}{b}
     _GROUP = rf"\{{(?:[^{{}}\n]++|{_GROUP})*+\}}"
 _ARGUMENT = rf"(?:{_GROUP})"
 _FIELD = re.compile(
-    rf"(?P<kept>\{{\{{[^{{}}]*\}}\}}|\\[A-Za-z]{{2,}}\*?(?:\[[^\]{{}}\n]*\])?{_ARGUMENT}+)"
+    rf"(?P<kept>\{{\{{[^{{}}]*\}}\}}|\\[A-Za-z]{{2,}}+\*?(?:\[[^\]{{}}\n]{{0,200}}+\])?{_ARGUMENT}+)"
     rf"|\{{{_PATH}(?:!(?P<conversion>r|s|full))?(?::(?P<format>(?!\s)[^{{}}]*(?P<nested>\{{[^{{}}]*\}}[^{{}}]*)*))?\}}"
 )
 _STEP = re.compile(r"\.(\w+)|\[([^\]]*)\]")
@@ -47,7 +48,16 @@ def interpolate(text: str, names: Mapping[str, Any]) -> str:
     Raises:
         UsageError: a value's own code failed, a format does not fit, or a value holds the environment.
     """
-    done, parts = 0, []
+    if _FIELD.search(text) is None:
+        return text
+    from ipyconvexai.notebook.closed import looked_at_once
+
+    with looked_at_once():
+        return _filled(text, names)
+
+
+def _filled(text: str, names: Mapping[str, Any]) -> str:
+    done, parts = 0, list[str]()
     match = _FIELD.search(text)
     while match:
         replaced = None if match["kept"] is not None else _field(match, names)
@@ -84,9 +94,13 @@ def _shown(match: re.Match[str]) -> str:
 
 
 def _message(error: BaseException) -> str:
-    """The first line of what the error says; its own code may fail, too."""
+    """The first line of what the error says; its own code may fail, too. It may be asked about: `%ai fix`."""
+    from ipyconvexai.notebook.closed import EnvironmentShownError, guarded
+
     try:
-        lines = str(error).strip().splitlines()
+        lines = guarded(error, str(error)).strip().splitlines()
+    except EnvironmentShownError:
+        return "what it says holds the environment"
     except Exception:
         return "it does not say why"
     return lines[0][:LONGEST_REASON] if lines else ""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipyconvexai.notebook.screens import display
+from ipyconvexai.notebook.searching import ID
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.notebook.words import words_of
 
@@ -39,6 +40,17 @@ def run_cell_sql(session: Session, rest: str, cell: str) -> None:
     if match is None:
         _usage(f"%%ai sql takes -o NAME, not {rest.strip()!r}; the query stands in the cell")
     _sql(session, match[1], cell)
+
+
+def _line_of_sql(session: Session, output: str | None, query: str) -> None:
+    """``%ai sql QUERY``; what is no SQL may have been meant for a model."""
+    from ipyconvexai.errors import QueryError
+
+    try:
+        _sql(session, output, query)
+    except QueryError as error:
+        cure = f"{error.cure} `%ai -- sql …` asks it as a question.".strip()
+        raise QueryError(error.message, cure=cure) from None
 
 
 def _sql(session: Session, output: str | None, query: str) -> None:
@@ -132,10 +144,20 @@ def _purge(session: Session, line: str) -> None:
             print("Nothing was removed.")
             return
         done = ledger.purge(**asked)
+        forgotten = _forget(session)
         _say(f"Removed for good: {done}. Outputs in notebooks and copies of the ledger are not touched.")
+        if forgotten:
+            print("The exchanges that went along with questions in this kernel are forgotten, too.")
     else:
         print("Nothing in the ledger fits: nothing was removed.")
     _what_stays(seen)
+
+
+def _forget(session: Session) -> bool:
+    """The next question would send, and record, again what was removed: nobody knows which of it that is."""
+    had_some = bool(session.transcript)
+    session.transcript.clear()
+    return had_some
 
 
 def _what_stays(seen: Purged) -> None:
@@ -242,6 +264,9 @@ def _conversations(session: Session) -> None:
     from ipyconvexai.notebook.tables import Table
 
     rows = [(title, number or 0, *rest) for title, number, *rest in app().store.read(_CONVERSATIONS)]
+    if not rows:
+        print("There is no conversation yet: `%%ai -c NAME` begins one, or goes on with it, in any kernel.")
+        return
     display(Table(["title", "messages", "newest (UTC)", "cost_usd", "id"], rows, "conversations"))
 
 
@@ -262,22 +287,10 @@ def _replay(session: Session, word: str | None) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- what lines read like
+_ID = ID.replace("((?=", "(?:(?=")  # the line is split into words later
 _OUTPUT = r"(?:(?:-o|--output)[\s=]+(\S+))"
-_NAME = r'(?:"[^"]+"|[\w.]+)'
-# Queries, and what would write (to be refused, and not to be paid for); "sql injection explained" is a question.
-_QUERY = rf"""(?:select\b.+|with\s+(?:recursive\s+)?{_NAME}\s*(?:\([^)]*\)\s*)?as\s.*\(.+
-    |from\s+{_NAME}(?:\s*;?|\s+(?:as\s+\w+\s+)?(?:select|where|limit|order|group|join|left|inner|anti|semi)\b.+)
-    |(?:describe|summarize|show)\s+{_NAME}\s*;?|show\s+(?:all\s+)?tables\s*;?|values\s*\(.+
-    |explain\s+(?:analyze\s+)?(?:select|with|from)\b.+|(?:pivot|unpivot)\s+{_NAME}\s+on\b.+
-    |insert\s+into\s+{_NAME}\s*(?:\(|values|select|default).*|update\s+{_NAME}\s+set\s.*=.+
-    |delete\s+from\s+{_NAME}\s*;?|delete\s+from\s+{_NAME}\s+where\s.+
-    |create\s+(?:or\s+replace\s+)?(?:temp\s+)?(?:table|view)\s+{_NAME}\s*(?:\(|as\b).+
-    |drop\s+(?:table|view|index|schema)\s+(?:if\s+exists\s+)?{_NAME}\s*;?
-    |alter\s+table\s+{_NAME}\s+(?:add|drop|rename|alter|set)\b.+|truncate\s+(?:table\s+)?{_NAME}\s*;?
-    |copy\s+{_NAME}\s+(?:to|from)\s+['"].+|attach\s+['"].+|(?:set|pragma)\s+\w+\s*=.+)"""
 _FILE = r"""(?:"[^"]+\.\w+"|'[^']+\.\w+'|[^\s"']+\.(?i:parquet|csv|jsonl))"""
 _OPTION = r"""(?:\s+--\w+(?:[\s=]+(?:"[^"]*"|'[^']*'|[^\s"'-]\S*))?)"""
-_ID = r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{4,27}"
 _AMOUNT = r"(\$)?\s*(\d[\d,_]*(?:\.\d+)?)\s*([kKmM]?)\s*(usd|dollars?|tokens?)?"
 _PERIOD = r"(?:\s*/\s*|\s+(?:per|a|each)\s+)(minute|hour|day|week|month|batch)"
 
@@ -290,7 +303,8 @@ def _mistyped(text: str) -> Callable[..., None]:
 
 
 COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
-    (re.compile(rf"sql(?:\s+{_OUTPUT})?\s+({_QUERY})", re.IGNORECASE | re.DOTALL | re.VERBOSE), _sql),
+    # Whatever follows is SQL: a query that was taken for English would be sent to a model. A comment may come first.
+    (re.compile(rf"sql(?:\s+{_OUTPUT})?\s+((?!\s|-(?!-\s)).+)", re.DOTALL), _line_of_sql),
     (re.compile(rf"export(\s+{_FILE}{_OPTION}*)"), _export),
     (re.compile(rf"export({_OPTION}+\s+{_FILE}{_OPTION}*)"), _export),
     (re.compile(rf"purge((?:\s+{_ID})?{_OPTION}+)"), _purge),

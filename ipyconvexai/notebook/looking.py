@@ -19,6 +19,7 @@ from ipyconvexai.notebook import exchanges, searching
 from ipyconvexai.notebook.screens import display, in_kernel
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.notebook.sheets import Sheet
+from ipyconvexai.records.searching import SHORT, find_call
 
 if TYPE_CHECKING:
     from ipyconvexai.notebook.charts import Chart
@@ -32,7 +33,6 @@ MOST_BARS = 12  # the rest is one bar
 MOST_DAYS = 92
 MOST_READ = 20_000_000  # characters of one body
 MOST_LINES = 3_000  # of a text that is compared
-MOST_NAMED = 10  # calls that an ambiguous id may mean
 LONG_WAIT = 1.0  # seconds between a call and its being sent that are worth a word
 
 
@@ -112,10 +112,6 @@ _ONE = (
     f"SELECT {', '.join([*_PLAIN, *_MADE.values()])}"
     " FROM requests r LEFT JOIN responses s ON s.request_id = r.id WHERE r.id = ?::UUID"
 )
-_ALIKE = """
-    SELECT id::VARCHAR, strftime(sent_at, '%Y-%m-%d %H:%M:%S'), model FROM requests
-    WHERE starts_with(id::VARCHAR, $id) OR suffix(id::VARCHAR, $id) ORDER BY sent_at DESC, id DESC LIMIT $most
-"""
 _ATTEMPTS = """
     SELECT r.attempt, strftime(r.sent_at, '%Y-%m-%d %H:%M:%S'), coalesce(s.status, 'sending'), s.http_status,
            s.error_code, s.duration_ms / 1000, r.id::VARCHAR
@@ -127,24 +123,6 @@ _LAST_OF_NOTEBOOK = """
 """
 
 
-def _found(store: Any, given: str) -> Row:
-    """The call that `given` means: an id, its beginning or its end.
-
-    Raises:
-        InputError: no call has it, or several have.
-    """
-    from ipyconvexai.errors import InputError
-
-    rows = store.read(_ALIKE, {"id": given.lower(), "most": MOST_NAMED + 1})
-    if not rows:
-        raise InputError(f"no call has the id {given}", cure="`%ai log` lists the calls with their ids.")
-    if len(rows) > 1:
-        named = "\n".join(f"{key}  {sent_at}  {model or ''}" for key, sent_at, model in rows[:MOST_NAMED])
-        more = "\n…" if len(rows) > MOST_NAMED else ""
-        raise InputError(f"{given} means several calls", cure=f"Give more of the id:\n{named}{more}")
-    return _row(store, rows[0][0])
-
-
 def _row(store: Any, request_id: str) -> Row:
     return dict(zip(_NAMES, store.read(_ONE, [request_id])[0], strict=True))
 
@@ -154,7 +132,7 @@ def show(session: Session, given: str) -> None:
     from ipyconvexai.application import app
 
     store = app().store
-    row = _found(store, given)
+    row = _row(store, find_call(store, given))
     sheet = Sheet()
     sheet.title(f"Call {row['id']}: {_status(row)}")
     sheet.facts([("sent", _instant(row["sent_at"])), ("model", _model(row)), ("short id", _short(row))])
@@ -252,7 +230,7 @@ def _without_body(is_binary: bool, size: int | None) -> str:
 
 # ---------------------------------------------------------------------------------------------- in words
 def _short(row: Row) -> str:
-    return str(row["id"])[-searching.SHORT :]
+    return str(row["id"])[-SHORT:]
 
 
 def _status(row: Row) -> str:
@@ -380,7 +358,7 @@ def diff(session: Session, first: str, second: str) -> None:
     from ipyconvexai.application import app
 
     store = app().store
-    rows = [_found(store, first), _found(store, second)]
+    rows = [_row(store, find_call(store, given)) for given in (first, second)]
     sheet = Sheet()
     sheet.title(f"{_short(rows[0])} against {_short(rows[1])}")
     facts = [_compared(row) for row in rows]
@@ -441,8 +419,6 @@ def _wrong(how: str) -> Callable[..., NoReturn]:
     return fail
 
 
-# At least a digit, or as much as the log shows of an id: "show face" and "show added" are no ids.
-_ID = rf"((?=[0-9a-fA-F-]*\d|[0-9a-fA-F-]{{{searching.SHORT},}})[0-9a-fA-F-]{{4,36}})"
 _BY = "model|provider|day|notebook|user|source|status"
 
 COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
@@ -452,10 +428,10 @@ COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     ),
     (re.compile(r"usage\s+-.*", re.DOTALL), _wrong(f"%ai usage takes --by {_BY}")),
     (searching.LOG, searching.log),
-    (re.compile(rf"show\s+{_ID}"), show),
+    (re.compile(rf"show\s+{searching.ID}"), show),
     (re.compile(r"show(?:\s+-.*)?", re.DOTALL), _wrong("%ai show wants the id of a call, as %ai log shows it")),
     (re.compile(r"why"), why),
     (re.compile(r"why\s+-.*", re.DOTALL), _wrong("%ai why takes no options; %ai show ID is for any call")),
-    (re.compile(rf"diff\s+{_ID}\s+{_ID}"), diff),
-    (re.compile(rf"diff(?:\s+{_ID})?|diff\s+-.*", re.DOTALL), _wrong("%ai diff wants two ids of calls")),
+    (re.compile(rf"diff\s+{searching.ID}\s+{searching.ID}"), diff),
+    (re.compile(rf"diff(?:\s+{searching.ID})?|diff\s+-.*", re.DOTALL), _wrong("%ai diff wants two ids of calls")),
 )

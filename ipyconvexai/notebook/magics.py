@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
-from traitlets import Dict, Int, Unicode, observe, validate
+from traitlets import Dict, Int, TraitError, Unicode, observe, validate
 
-from ipyconvexai.notebook.help import HELP
+from ipyconvexai.notebook.help import HELP, WORDS
 from ipyconvexai.notebook.session import Alias, Session
 
 __all__ = ["AiMagics"]
@@ -32,6 +32,9 @@ class AiMagics(Magics):
     ).tag(config=True)
     max_history = Int(2, help="Exchanges that go along with a question outside of a conversation.").tag(config=True)
 
+    # Whose `%ai` it was before: the instance, and its functions by kind.
+    before: tuple[Any, dict[str, Any]] = (None, {"line": None, "cell": None})
+
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
         model = self.default_language_model or self.initial_language_model or None
@@ -46,8 +49,21 @@ class AiMagics(Magics):
 
     @observe("aliases", "initial_aliases")
     def _aliases_changed(self, change: Any) -> None:
-        if session := getattr(self, "session", None):
-            session.aliases.update({name: _alias(target) for name, target in change.new.items()})
+        if (session := getattr(self, "session", None)) is None:
+            return
+        for name, target in (change.old or {}).items():
+            if name not in change.new and session.aliases.get(name) == _alias(target):
+                del session.aliases[name]
+        session.aliases.update({name: _alias(target) for name, target in change.new.items()})
+
+    @validate("aliases", "initial_aliases")
+    def _are_aliases(self, proposal: Any) -> dict[str, Any]:
+        for name, target in proposal["value"].items():
+            if name in WORDS:
+                raise TraitError(f"the alias {name!r} has the name of a command of %ai: choose another one")
+            if not _alias(target).target:
+                raise TraitError(f"the alias {name!r} stands for {target!r}, which is no model's name")
+        return dict(proposal["value"])
 
     @observe("max_history")
     def _history_changed(self, change: Any) -> None:
@@ -62,6 +78,7 @@ class AiMagics(Magics):
     @no_var_expand
     @line_cell_magic
     def ai(self, line: str, cell: str | None = None) -> None:
+        __tracebackhide__ = True  # IPython's: a cell's own lines are what its user wants to see
         from ipyconvexai.notebook import asking, commands
         from ipyconvexai.notebook.options import cell_options, line_options
 
@@ -78,4 +95,4 @@ def _alias(target: Any) -> Alias:
     if isinstance(target, Mapping):
         given = {name: str(target[name]) for name in ("api_base", "api_key_name") if target.get(name)}
         return Alias(str(target.get("target") or ""), **given)
-    return Alias(str(target))
+    return Alias(target if isinstance(target, str) else "")

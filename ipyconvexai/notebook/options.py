@@ -15,7 +15,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-__all__ = ["FLAGS", "FORMATS", "OPTIONS", "Options", "cell_options", "line_options"]
+__all__ = ["FLAGS", "FORMATS", "OPTIONS", "Options", "cell_options", "line_options", "variable_name"]
 
 FORMATS = ("markdown", "text", "json", "code", "html", "math", "image")
 _OURS = {"model", "messages", "stream", "stream_options"}
@@ -87,8 +87,8 @@ class _Line:
         if quote in ("'", '"') and (end := self._closing(quote)):
             word, self.text = self.text[1:end].replace(f"\\{quote}", quote), self.text[end + 1 :].strip()
             return word
-        word, _, rest = self.text.partition(" ")
-        self.text = rest.strip()
+        word = self.text.split(maxsplit=1)[0] if self.text else ""
+        self.text = self.text[len(word) :].strip()
         return word
 
     def _closing(self, quote: str) -> int:
@@ -147,7 +147,10 @@ _Take = Callable[[Options, str, _Line], Options]
 
 def _text(attribute: str) -> _Take:
     def take(options: Options, name: str, rest: _Line) -> Options:
-        return replace(options, **{attribute: rest.word()})  # type: ignore[arg-type] # each of them is a text
+        word = rest.word()
+        if not word.strip():
+            raise UsageError(f"{name} wants a value.")
+        return replace(options, **{attribute: word})  # type: ignore[arg-type] # each of them is a text
 
     return take
 
@@ -205,7 +208,7 @@ def _prompt(options: Options, name: str, rest: _Line) -> Options:
 def _parameters(options: Options, name: str, rest: _Line) -> Options:
     try:
         value = rest.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f'{name} wants JSON, for example {name} {{"top_p": 0.9}}: {error}') from None
     if not isinstance(value, dict):
         raise UsageError(f'{name} wants a JSON object, for example {name} {{"top_p": 0.9}}.')
@@ -226,13 +229,25 @@ def _key_name(options: Options, name: str, rest: _Line) -> Options:
 
 
 def _output(options: Options, name: str, rest: _Line) -> Options:
-    word = rest.word()
-    if not word.isidentifier() or keyword.iskeyword(word):
-        raise UsageError(f"{name} wants the name of a variable, not {word!r}.")
-    return replace(options, output=word)
+    return replace(options, output=variable_name(rest.word(), name))
 
 
-_SHORT = {"md": "markdown"}
+# IPython's own, without which the next cell fails.
+_TAKEN = frozenset("In Out Err get_ipython exit quit open".split())
+
+
+def variable_name(word: str, option: str = "-o") -> str:
+    """`word`, if a result may be kept under it.
+
+    Raises:
+        UsageError: it is no name of a variable, or one that the shell itself needs.
+    """
+    if not word.isidentifier() or keyword.iskeyword(word) or word in _TAKEN or word.startswith("__"):
+        raise UsageError(f"{option} wants the name of a variable of yours, not {word!r}.")
+    return word
+
+
+_SHORT = {"md": "markdown", "on": "reuse"}
 
 OPTIONS: dict[str, _Take] = {
     "--model": _text("model"),

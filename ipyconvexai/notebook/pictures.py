@@ -1,24 +1,27 @@
 """``%%ai -f image``: a picture from an image endpoint, into the cell and a variable. Calls the app, providers, render.
 
 Promises: nothing is fetched from an address that an answer names; only bytes that are a PNG, JPEG, WebP or GIF are
-shown, with the prompt as the text for those who do not see them; a call without a picture fails the cell.
+shown, with the prompt as the text for those who do not see them; a call without a picture fails the cell; no file is
+written but by ``Picture.save``.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipyconvexai.errors import ConfigurationError, Error, InvalidAnswerError, ReplayMissError
-from ipyconvexai.notebook.asking import countdown, from_a_magic, note_of, stopped
+from ipyconvexai.errors import ConfigurationError, Error, InputError, InvalidAnswerError, ReplayMissError
+from ipyconvexai.notebook.asking import Waiting, from_a_magic, note_of, stopped
 from ipyconvexai.notebook.options import Options
 from ipyconvexai.notebook.screens import display, in_kernel
 from ipyconvexai.notebook.session import Session
-from ipyconvexai.values import Replay, Wait
+from ipyconvexai.values import Replay
 
 if TYPE_CHECKING:
     from ipyconvexai.application import App
@@ -35,7 +38,7 @@ Shown = tuple[dict[str, Any], dict[str, Any]]  # MIME data, and metadata by MIME
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture that draws itself.
+    """A picture that draws itself, and that ``save`` writes to a file.
 
     Attributes:
         data: its bytes; empty where the provider gave only its address.
@@ -52,6 +55,35 @@ class Picture:
     request_id: str | None = None
     revised_prompt: str | None = None
     url: str | None = None
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the bytes, as they are, to `path`, and return that; ``~`` is the home folder.
+
+        The suffix decides nothing: ``mime`` says what it is.
+
+        Args:
+            overwrite: replace a file that is there.
+
+        Raises:
+            InputError: there is a file already, it cannot be written, or there are no bytes, only an address.
+        """
+        target = Path(path).expanduser()
+        if not self.data:
+            raise InputError(
+                "the provider gave only the address of the picture, and nothing was fetched from there",
+                cure="Open the address in a browser, which can save it: .url.",
+            )
+        try:
+            with target.open("wb" if overwrite else "xb") as file:
+                file.write(self.data)
+        except FileExistsError:
+            raise InputError(f"{target} exists already", cure="Name another, or replace it: overwrite=True.") from None
+        except OSError as error:
+            why = error.strerror or error
+            raise InputError(
+                f"{target} cannot be written: {why}", cure="Name a file in a folder that is there."
+            ) from None
+        return target
 
     def __repr__(self) -> str:
         kind = f"{self.mime}, {len(self.data):,} bytes" if self.data else f"at {_shown(self.url)}"
@@ -78,17 +110,20 @@ def draw(session: Session, options: Options, prompt: str) -> None:
     from ipyconvexai.application import app
     from ipyconvexai.reply import Reply
 
-    easel, waits, began = _Easel(session), list[Wait | None]([None]), time.perf_counter()
-    with from_a_magic(on_wait=waits.append, budget=options.budget):
+    easel, waiting, began = _Easel(session), Waiting(options.model), time.perf_counter()
+    with from_a_magic(on_wait=waiting, budget=options.budget):
         try:
-            images = app().run(_ask(app(), session, options, prompt), tick=lambda: easel.wait(waits[-1]))
+            images = app().run(_ask(app(), session, options, prompt), tick=lambda: easel.wait(waiting))
         except KeyboardInterrupt as interrupt:
+            easel.leave("interrupted")
             interrupt._render_traceback_ = stopped  # type: ignore[attr-defined] # IPython's protocol
             raise
         except Error as error:
-            session.last_request = error.request_id or session.last_request
+            easel.leave(error.code)
+            if error.request_id:
+                session.last_request, session.last_replayed = error.request_id, False
             raise
-    session.last_request = images.request_id
+    session.last_request, session.last_replayed = images.request_id, images.replayed
     pictures = [_picture(one, prompt, images.request_id) for one in images.drawn]
     if options.output:
         session.shell.user_ns[options.output] = pictures[0] if len(pictures) == 1 else pictures
@@ -101,7 +136,7 @@ def draw(session: Session, options: Options, prompt: str) -> None:
         replayed=images.replayed,
         duration=time.perf_counter() - began,
     )
-    easel.show(pictures, note_of(reply))
+    easel.show(pictures, note_of(reply), options.output)
 
 
 # --------------------------------------------------------------------------------------------------- asking
@@ -202,6 +237,18 @@ def _address(url: str | None) -> str:
     return re.sub(r"[\s<>]", "", url or "")
 
 
+_SUFFIXES = {"image/jpeg": "jpg"}
+
+
+def _how_to_keep(pictures: list[Picture], name: str | None) -> str:
+    kept, mime = name or "p", pictures[0].mime
+    if not mime:
+        return "its address is in .url" if name else "its address is above"
+    suffix = _SUFFIXES.get(mime, mime.partition("/")[2])
+    save = f'{kept}{"[0]" if len(pictures) > 1 else ""}.save("picture.{suffix}") writes a file'
+    return save if name else f"the same with --replay reuse -o {kept} draws it again for nothing, then {save}"
+
+
 class _Easel:
     """The outputs of a picture: a line while a limit makes it wait, then the pictures and a note."""
 
@@ -210,21 +257,28 @@ class _Easel:
         self._handle: Any = None
         self._noted = ""
 
-    def wait(self, wait: Wait | None) -> None:
-        from ipyconvexai import render
-
-        note = "" if wait is None else countdown(wait)
+    def wait(self, waiting: Waiting) -> None:
+        note = waiting.limit or (waiting.silence if self._in_kernel else "")
         if note and note != self._noted:
             self._noted = note
-            self._put(dict(render.markdown_bundle("", note=note)) | {"text/plain": f"[{render.plain_text(note)}]"}, {})
+            self._tell(note)
 
-    def show(self, pictures: list[Picture], note: str) -> None:
+    def leave(self, why: str) -> None:
+        """Nothing comes any more: a countdown does not stay."""
+        if self._noted:
+            self._tell(f"{why}: no picture")
+
+    def _tell(self, note: str) -> None:
         from ipyconvexai import render
 
+        self._put(dict(render.markdown_bundle("", note=note)) | {"text/plain": f"[{render.plain_text(note)}]"}, {})
+
+    def show(self, pictures: list[Picture], note: str, name: str | None) -> None:
+        """Draw them; a terminal draws none, so there a line says how to keep one, by the `name` of the variable."""
         for picture in pictures:
             self._put(*picture._repr_mimebundle_())
             self._handle = None
-        self._put(dict(render.markdown_bundle("", note=note)) | {"text/plain": f"[{render.plain_text(note)}]"}, {})
+        self._tell(note if self._in_kernel else f"{note} · {_how_to_keep(pictures, name)}")
 
     def _put(self, data: dict[str, Any], metadata: dict[str, Any]) -> None:
         """A new output, or the new content of the one that told of the wait."""

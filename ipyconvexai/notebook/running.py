@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from ipyconvexai.notebook import completion
+from ipyconvexai.notebook.options import variable_name
 from ipyconvexai.notebook.screens import display
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.notebook.words import words_of
@@ -68,9 +69,7 @@ def _output(words: list[str]) -> tuple[str | None, list[str]]:
     left = iter(words)
     for word in left:
         if word in ("-o", "--output"):
-            output = next(left, "")
-            if not output.isidentifier():
-                raise UsageError(f"{word} wants the name of a variable, not {output!r}.")
+            output = variable_name(next(left, ""), word)
         elif "=" not in word or word.startswith("-"):
             raise UsageError(f"%ai run takes key=value and -o VARIABLE, not {word!r}. Quote blanks: key='…'.")
         else:

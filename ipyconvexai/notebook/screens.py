@@ -30,6 +30,10 @@ Clock = Callable[[], float]
 
 class Screen(Protocol):
     @property
+    def in_place(self) -> bool:
+        """Whether what is shown is replaced, so that seconds can be counted."""
+
+    @property
     def drawn(self) -> bool:
         """Whether anything is shown already; then ``finish`` must be called, also after an error."""
 
@@ -84,6 +88,10 @@ class CellScreen:
         self._text = ""
 
     @property
+    def in_place(self) -> bool:
+        return True
+
+    @property
     def drawn(self) -> bool:
         return self._handle is not None
 
@@ -132,6 +140,10 @@ class TerminalScreen:
             self._way = _Printed(out, clock)
 
     @property
+    def in_place(self) -> bool:
+        return self._way.in_place
+
+    @property
     def drawn(self) -> bool:
         return self._way.drawn
 
@@ -157,7 +169,7 @@ class _Printed:
         self._out = out
         self._pace = Pace(clock)
         self._text = ""  # the plain text that is printed
-        self.drawn = False
+        self.drawn = self.in_place = False
 
     def draw(self, text: str) -> None:
         self._print(settled(text))

@@ -91,13 +91,15 @@ class Session:
         Raises:
             UsageError: aliases lead in a circle.
         """
-        found = Alias(name or self.model or "")
+        found = first = Alias(name or self.model or "")
         for _ in range(LONGEST_CHAIN):
             alias = self.aliases.get(found.target)
             if alias is None:
                 return found
             found = Alias(alias.target, found.api_base or alias.api_base, found.api_key_name or alias.api_key_name)
-        raise UsageError(f"the alias {name!r} leads in a circle: `%ai list` shows where; `%ai delete {name}`")
+        raise UsageError(
+            f"the alias {first.target!r} leads in a circle: `%ai list` shows where; `%ai delete {first.target}`"
+        )
 
 
 def _is_of_cell(message: Any, cell: str | None) -> bool:

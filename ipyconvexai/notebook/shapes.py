@@ -1,7 +1,7 @@
 """``--schema``: the shape of an answer, from the name of a class or from a few words. Calls pydantic.
 
     --schema Person                         a pydantic model, a dataclass, or any type of the user's
-    --schema list[Person]                   a list of them
+    --schema 'list[Person]'                 also dict[str, int], Person | None, Optional[...], Literal["a", "b"]
     --schema 'name, age int, tags list[str]: what it is about'
 
 Promises: nothing of the line is evaluated; what cannot be read is a UsageError of one sentence.
@@ -9,22 +9,29 @@ Promises: nothing of the line is evaluated; what cannot be read is a UsageError 
 
 from __future__ import annotations
 
-import builtins
+import ast
 import keyword
 import re
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from IPython.core.error import UsageError
 
 __all__ = ["schema_of"]
 
-_TYPES = {"str": str, "string": str, "int": int, "integer": int, "float": float, "number": float, "bool": bool}
-_LIST = re.compile(r"list\[\s*(.+?)\s*\]")
-_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+_TYPES: dict[str, Any] = {
+    "str": str, "string": str, "int": int, "integer": int, "float": float, "number": float, "bool": bool,
+    "list": list, "dict": dict, "tuple": tuple, "set": set, "None": None, "Any": Any,
+    **{name: getattr(typing, name) for name in ("Optional", "Union", "Literal", "List", "Dict")},
+}
 # A name, its type (text where there is none), and what it means.
-_FIELD = re.compile(r"\s*([^\W\d]\w*)(?:\s+([\w.]+(?:\[[\w. ]+\])?))?\s*(?::\s*(.*))?\s*", re.DOTALL)
+_FIELD = re.compile(r"\s*([^\W\d]\w*)(?:\s+([^\s:][^:]*?))?\s*(?::\s*(.*))?\s*", re.DOTALL)
 _EXAMPLE = "For example: --schema 'name, age int, tags list[str]: what it is about', or the name of a class."
+
+
+class _Unknown(Exception):
+    """The text is no type, or names one that is not defined."""
 
 
 def schema_of(text: str, names: Mapping[str, Any]) -> Any:
@@ -34,27 +41,61 @@ def schema_of(text: str, names: Mapping[str, Any]) -> Any:
         UsageError: it names nothing, or nothing that has a shape.
     """
     text = text.strip()
-    if (match := _LIST.fullmatch(text)) is not None:
-        return list[schema_of(match[1], names)]  # type: ignore[misc] # made at run time
-    if _PATH.fullmatch(text) and (found := _named(text, names)) is not None:
-        return found
-    return _model(text, names)
+    try:
+        return _type(text, names)
+    except _Unknown:
+        return _model(text, names)
 
 
-def _named(path: str, names: Mapping[str, Any]) -> Any:
-    first, *rest = path.split(".")
-    value = names.get(first)
-    if value is None and not rest:
-        value = _TYPES.get(first) or (dict if first == "dict" else None)
-    for name in rest:
-        value = getattr(value, name, None) if not name.startswith("_") else None
+def _type(text: str, names: Mapping[str, Any]) -> Any:
+    """The type that `text` spells as Python would, in names, brackets and bars only."""
+    try:
+        return _spelled(ast.parse(text, mode="eval").body, names)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        raise _Unknown(text) from None
+
+
+def _spelled(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Name(id=name):
+            return _named(name, names)
+        case ast.Attribute(value=inner, attr=name) if not name.startswith("_"):
+            return _checked(getattr(_spelled_place(inner, names), name, None), name)
+        case ast.Subscript(value=outer, slice=ast.Tuple(elts=parts)):
+            return _spelled(outer, names)[tuple(_spelled(part, names) for part in parts)]
+        case ast.Subscript(value=outer, slice=part):
+            return _spelled(outer, names)[_spelled(part, names)]
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return typing.Union[_spelled(left, names), _spelled(right, names)]  # noqa: UP007 - made at run time
+        case ast.Constant(value=None | str() | int() as value):  # of Optional and Literal
+            return value
+    raise _Unknown
+
+
+def _spelled_place(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """What stands before a dot: also a module."""
+    if isinstance(node, ast.Name) and node.id in names:
+        return names[node.id]
+    return _spelled(node, names)
+
+
+def _named(name: str, names: Mapping[str, Any]) -> Any:
+    if name in names and not name.startswith("__"):
+        return _checked(names[name], name)
+    if name in _TYPES:
+        return _TYPES[name]
+    raise _Unknown
+
+
+def _checked(value: Any, name: str) -> Any:
     if value is None:
-        return None
-    if not isinstance(value, type | Mapping) and not hasattr(value, "__origin__"):
-        raise UsageError(f"--schema {path}: that is {type(value).__name__} and no class. {_EXAMPLE}")
+        raise _Unknown
+    if not isinstance(value, type | Mapping) and typing.get_origin(value) is None:
+        raise UsageError(f"--schema {name}: that is {type(value).__name__} and no class. {_EXAMPLE}")
     return value
 
 
+# ------------------------------------------------------------------------------------------------- fields
 def _model(text: str, names: Mapping[str, Any]) -> Any:
     import pydantic
 
@@ -65,29 +106,42 @@ def _model(text: str, names: Mapping[str, Any]) -> Any:
             raise UsageError(f"--schema cannot read {part.strip()!r}. {_EXAMPLE}")
         if match[1] in fields:
             raise UsageError(f"--schema has the field {match[1]!r} twice.")
-        fields[match[1]] = (_type(match[2], names), pydantic.Field(description=match[3] or None))
+        fields[match[1]] = (_type_of_field(match[2], names), pydantic.Field(description=match[3] or None))
     if len(fields) == 1 and re.fullmatch(r"[A-Z]\w*", text):  # reads like a class: a mistyped one is no field
         raise UsageError(f"--schema {text}: no class of that name is defined. {_EXAMPLE}")
     if clash := sorted(set(fields) & set(dir(pydantic.BaseModel))):
         raise UsageError(f"--schema: {clash[0]!r} is a name that pydantic uses itself; use another.")
-    return pydantic.create_model("Answer", **fields)
+    try:
+        return pydantic.create_model("Answer", **fields)
+    except Exception as error:  # of a type that pydantic cannot make a field of
+        raise UsageError(f"--schema: {str(error).partition(chr(10))[0]}") from None
+
+
+def _type_of_field(text: str | None, names: Mapping[str, Any]) -> Any:
+    if text is None:
+        return str
+    try:
+        return _type(text, names)
+    except _Unknown:
+        raise UsageError(
+            f"--schema does not know the type {text!r}: str, int, float, bool, list[...], dict[...], or a class."
+        ) from None
 
 
 def _parts(text: str) -> list[str]:
     """Fields: between commas; one a line where there are lines, and then a meaning may have commas."""
-    parts = [part for part in text.split("\n" if "\n" in text else ",") if part.strip(" \t,")]
+    parts = [part for part in (text.split("\n") if "\n" in text else _between_commas(text)) if part.strip(" \t,")]
     if not parts:
         raise UsageError(f"--schema wants a class or fields. {_EXAMPLE}")
     return parts
 
 
-def _type(word: str | None, names: Mapping[str, Any]) -> Any:
-    if word is None:
-        return str
-    if (match := _LIST.fullmatch(word)) is not None:
-        return list[_type(match[1], names)]  # type: ignore[misc] # made at run time
-    known = _TYPES.get(word) or (dict[str, Any] if word == "dict" else list[Any] if word == "list" else None)
-    found = known or (_named(word, names) if not hasattr(builtins, word) else None)
-    if found is None:
-        raise UsageError(f"--schema does not know the type {word!r}: str, int, float, bool, list[...], or a class.")
-    return found
+def _between_commas(text: str) -> Iterator[str]:
+    """Commas within brackets are a type's."""
+    depth = start = 0
+    for index, sign in enumerate(text):
+        depth = max(0, depth + (sign in "[(") - (sign in "])"))
+        if sign == "," and depth == 0:
+            yield text[start:index]
+            start = index + 1
+    yield text[start:]

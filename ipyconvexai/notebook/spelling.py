@@ -1,7 +1,7 @@
 """A variable's value as text of a prompt. Calls closed and frames; numpy only where it is in use already.
 
 Promises: nothing is cut without saying so, and how much; the same value gives the same text in every run (sets are
-sorted, addresses left out); the environment is never in it.
+sorted, addresses left out); no value that holds the environment is in it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from ipyconvexai.notebook import frames
-from ipyconvexai.notebook.closed import EnvironmentShownError, guarded, is_environment
+from ipyconvexai.notebook.closed import EnvironmentShownError, guarded, is_environment, shows_environment
 
 __all__ = ["has_own_text", "spell"]
 
@@ -35,12 +35,15 @@ def spell(value: Any, *, whole: bool = False) -> str:
         Exception: what the value's own code raises.
     """
     if isinstance(value, str):
-        return guarded("", str(value))
+        return guarded(value, str(value))
     if _is_large(value):
         return _large(value, TOKENS, whole)
     room = sys.maxsize if whole else TOKENS * 4
     if type(value) in _BRACKETS:
-        return _container(value, room, whole, frozenset())
+        text = _container(value, room, whole, frozenset())
+        if shows_environment(text):  # none of its items does: a list of pairs, say
+            raise EnvironmentShownError
+        return text
     text = guarded(value, str(value))
     return _cut(text, room) if isinstance(value, bytes | bytearray | Mapping | Sequence | Set) else text
 
@@ -102,7 +105,7 @@ def _item(item: Any, room: int, whole: bool, above: frozenset[int]) -> str:
     if _is_large(item):
         return f"\n{_large(item, min(NESTED_TOKENS, room // 4), whole)}\n"
     if isinstance(item, str):
-        text = guarded("", str(item))
+        text = guarded(item, str(item))
         more = f"… (the first {room:,} of {len(text):,} characters)" if len(text) > room else ""
         return repr(text[:room]) + more
     return _cut(guarded(item, repr(item)), room)

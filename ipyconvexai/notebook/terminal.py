@@ -39,6 +39,10 @@ class InPlace:
         self._above = ""  # the beginning that was printed for good
 
     @property
+    def in_place(self) -> bool:
+        return True
+
+    @property
     def drawn(self) -> bool:
         return self._live.is_started
 

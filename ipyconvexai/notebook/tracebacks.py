@@ -86,7 +86,7 @@ class Errors(Mapping[int, str]):
         from ipyconvexai.render.plain import cut
 
         failures = list(self._failures.values())[-SHOWN:]
-        lines = [f"{NAME}[{failure.count}]: {cut(failure.summary, 100)}" for failure in failures]
+        lines = [f"{NAME}[{failure.count}]: {cut(_told(failure), 100)}" for failure in failures]
         left = len(self._failures) - len(lines)
         return "\n".join([f"… and {left} before", *lines] if left else lines)
 
@@ -112,6 +112,17 @@ def shortened(text: str, length: int) -> str:
         return text
     half = length // 2
     return f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out here …\n{text[-half:]}"
+
+
+def _told(failure: Failure) -> str:
+    """Its summary, for lists; they are put into prompts, so nothing of the environment."""
+    from ipyconvexai.notebook.closed import EnvironmentShownError, guarded
+
+    try:
+        guarded(failure, failure.text)
+    except EnvironmentShownError:
+        return f"{failure.name}: what it says holds the environment"
+    return failure.summary
 
 
 def _joined(parts: list[str]) -> str:

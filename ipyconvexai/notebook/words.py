@@ -30,7 +30,7 @@ def _value(text: str) -> tuple[str, str]:
     if text[:1] in ("[", "{"):
         try:
             _, end = json.JSONDecoder().raw_decode(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass  # no JSON: up to the next blank, and whoever reads it says what is wrong
         else:
             return text[:end], text[end:]

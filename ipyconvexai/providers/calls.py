@@ -334,7 +334,7 @@ def _remember_keys(headers: httpx2.Headers) -> None:
 def first_line(call: Call) -> str:
     """The first line of the last message, to recognise a call by."""
     data = _parsed(call.body) or {}
-    messages = data.get("messages", data.get("input"))
+    messages = data.get("messages") or data.get("input") or data.get("prompt")
     last = messages[-1] if isinstance(messages, list) and messages else messages
     content = last.get("content") if isinstance(last, dict) else last
     lines = str(content or "").strip().splitlines()

@@ -251,9 +251,15 @@ _BUILT_IN = (
 BY_NAME = {provider.name: provider for provider in _BUILT_IN}
 _registered: dict[str, Provider] = {}
 _ALIASES = {
-    **{"gemini": "google", "claude": "anthropic", "llama.cpp": "llamacpp", "llama-cpp": "llamacpp"},
+    "gemini": "google",
+    "claude": "anthropic",
+    "llama.cpp": "llamacpp",
+    "llama-cpp": "llamacpp",
     # As jupyter-ai 2 calls them.
-    **{"openai-chat": "openai", "anthropic-chat": "anthropic", "mistralai": "mistral", "azure-chat-openai": "azure"},
+    "openai-chat": "openai",
+    "anthropic-chat": "anthropic",
+    "mistralai": "mistral",
+    "azure-chat-openai": "azure",
 }
 
 

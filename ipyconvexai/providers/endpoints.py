@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,10 @@ __all__ = ["Endpoint", "provider_at", "resolve"]
 
 
 _NOWHERE = "http://127.0.0.1:9/v1"  # the discard port: of a local model that was not started
+
+
+# https://platform.openai.com/docs/api-reference/chat/create#chat-create-max_tokens
+_LATER_MODELS = re.compile(r"(?:ft:)?(?:o\d|gpt-(?:[5-9]|\d\d))")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,14 @@ class Endpoint:
         from ipyconvexai.providers.local import SUMMARY_GRAMMAR
 
         return {"temperature": 0, "max_tokens": 160, "grammar": SUMMARY_GRAMMAR}
+
+    def named(self, params: dict[str, Any]) -> dict[str, Any]:
+        """`params` as they are called here: OpenAI's later models refuse ``max_tokens`` under its first name."""
+        most = params.get("max_tokens")
+        if most is None or self.provider not in ("openai", "azure") or not _LATER_MODELS.match(self.model):
+            return params
+        rest = {name: value for name, value in params.items() if name != "max_tokens"}
+        return {"max_completion_tokens": most, **rest}
 
     def refuses(self, path: str, model: str | None) -> str | None:
         """Why a request for `path` (of the URL) and `model` (of the body; None: it has none) must not be sent, or

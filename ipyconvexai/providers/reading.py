@@ -316,6 +316,8 @@ def _count(value: Any) -> int | None:
 def _json(content: bytes) -> Any:
     try:
         return json.loads(content)
+    except UnicodeDecodeError:  # a broken character is no reason to lose the words around it
+        return _json(content.decode("utf-8", "replace").encode())
     except (ValueError, RecursionError):
         return None
 

@@ -45,7 +45,7 @@ def parse_answer(schema: Any, text: str, request_id: str | None) -> Any:
 
     wanted: Any = Any if isinstance(schema, Mapping) else schema  # a JSON schema is the provider's to keep
     try:
-        return pydantic.TypeAdapter(wanted).validate_json(text)
+        return pydantic.TypeAdapter(wanted).validate_json(_unfenced(text))
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the answer"
@@ -54,6 +54,13 @@ def parse_answer(schema: Any, text: str, request_id: str | None) -> Any:
         cure='Ask again (with replay="off" if it was replayed), or loosen the schema. The answer is in the ledger.',
         request_id=request_id,
     )
+
+
+def _unfenced(text: str) -> str:
+    """What stands between the fences of an answer that is one fenced block: models without schemas write so."""
+    lines = text.strip().splitlines()
+    fenced = len(lines) > 2 and lines[0].startswith("```") and lines[-1].strip() == "```"
+    return "\n".join(lines[1:-1]) if fenced else text
 
 
 def _name(schema: Any) -> str:

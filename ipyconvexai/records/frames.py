@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ipyconvexai.errors import InputError
@@ -15,9 +15,12 @@ from ipyconvexai.relation import Relation
 
 __all__ = ["as_arrow", "named_in"]
 
-# A frame of the user's that has one of these names is taken only when it is passed by name.
-_OWN = frozenset("calls requests responses conversations messages documents schema_migrations".split())
 _NAMES = re.compile(r"[^\W\d]\w*")
+# Texts and comments, in which nothing is named; a name in quotation marks is matched so that it stays.
+_SILENT = re.compile(
+    r"""(?P<name>"(?:[^"]|"")*")|\b[eE]'(?:\\.|''|[^'\\])*'|'(?:[^']|'')*'|\$(\w*)\$.*?\$\2\$|--[^\n]*|/\*.*?\*/""",
+    re.DOTALL,
+)
 _KINDS = {
     "pandas": {"DataFrame"},
     "polars": {"DataFrame", "LazyFrame"},
@@ -27,16 +30,21 @@ _KINDS = {
 }
 
 
-def named_in(query: str, names: Mapping[str, Any]) -> dict[str, bytes]:
+def named_in(query: str, names: Mapping[str, Any], own: Callable[[], Iterable[str]]) -> dict[str, bytes]:
     """Those of `names` that are frames and that the query names, as Arrow IPC streams.
+
+    `own` gives the ledger's tables, and is asked only where there is such a frame: one that has a table's name is taken
+    only when it is passed by name.
 
     Raises:
         InputError: one that stands where a table does has no shape that Arrow knows.
     """
-    found = {name: names.get(name) for name in set(_NAMES.findall(query)) - _OWN}
+    query = _SILENT.sub(lambda match: match["name"] or " ", query)
+    found = {name: names[name] for name in set(_NAMES.findall(query)) if _is_frame(names.get(name))}
+    tables = {name.lower() for name in own()} if found else set()  # SQL knows no case
     frames = {}
     for name, value in found.items():
-        if not _is_frame(value):
+        if name.lower() in tables:
             continue
         try:
             frames[name] = as_arrow(value)

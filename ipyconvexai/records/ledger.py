@@ -14,6 +14,7 @@ from ipyconvexai.records import removal
 from ipyconvexai.records.exporting import Written, checked, write
 from ipyconvexai.records.finetuning import COLUMNS as FINE_TUNING
 from ipyconvexai.records.removal import Purged
+from ipyconvexai.records.searching import Search, chosen, find_call
 from ipyconvexai.records.words import When, instant
 from ipyconvexai.relation import Relation
 from ipyconvexai.store.clock import utc_now
@@ -57,13 +58,32 @@ class Records:
         Args:
             limit: at most so many rows; None for all.
             status: only those with this status ("ok", "error", "unknown" ...).
-            containing: only those whose request or answer contains this text.
+            containing: only those whose request, answer, error or model contains this text, whatever its case, or
+                whose id ends with it. The newest are looked at first; for a text that none holds all are read.
         """
         _check_status(status)
-        sql = f"SELECT {_COLUMNS} FROM calls WHERE ($status IS NULL OR status = $status)"
-        sql += " AND ($text IS NULL OR contains(lower(coalesce(request, '') || coalesce(text, '')), lower($text)))"
-        sql += " ORDER BY sent_at DESC, id DESC" + (f" LIMIT {int(limit)}" if limit is not None else "")
-        return Relation(self._ledger.arrow(sql, {"status": status, "text": containing}), caption="calls", shown=_SHOWN)
+        search = Search((containing or "").strip() or None, status, limit=None if limit is None else int(limit))
+        if search.text is None and limit is None:
+            sql = f"SELECT {_COLUMNS} FROM calls WHERE ($status IS NULL OR status = $status) ORDER BY sent_at DESC, id DESC"
+            return Relation(self._ledger.arrow(sql, {"status": status}), caption="calls", shown=_SHOWN)
+        return self._rows_of(chosen(self._ledger.store, search), _COLUMNS, "calls", _SHOWN)
+
+    def call(self, call_id: str) -> Relation:
+        """All that is known of one call: a row with every column of ``calls``.
+
+        Args:
+            call_id: the call's id, its beginning, or its end, as `%ai log` shows it.
+
+        Raises:
+            InputError: no call has this id, or several have.
+        """
+        found = find_call(self._ledger.store, call_id)
+        return self._rows_of([found], "*", f"call {found}", None)
+
+    def _rows_of(self, ids: list[str], columns: str, caption: str, shown: list[str] | None) -> Relation:
+        sql = f"SELECT {columns} FROM calls WHERE calls.id IN (SELECT unnest($ids::UUID[]))"
+        sql += " ORDER BY calls.sent_at DESC, calls.id DESC"
+        return Relation(self._ledger.arrow(sql, {"ids": ids}), caption=caption, shown=shown)
 
     def usage(self, by: str = "model") -> Relation:
         """Calls, tokens, cost (US dollars) and seconds, by model, provider, day, notebook, user, source or status.
@@ -88,21 +108,27 @@ class Records:
         """Read-only SQL over the ledger, joined with your own frames by name.
 
         A name in the query that is a frame (pandas, polars, Arrow, DuckDB, or a result of ``ai.ledger``) where you
-        call this is one, too. The ledger's own tables keep their names: ``calls`` is the ledger's, unless you pass
+        call this is one, too. All tables of the ledger keep their names: ``calls`` is the ledger's, unless you pass
         ``calls=frame``. External access is off: the query reaches no file and no network.
 
         Raises:
             QueryError: wrong SQL, or SQL that would write.
         """
         _check_query(query)
-        named = users_frames.named_in(query, _names_of_caller())
+        named = users_frames.named_in(query, _names_of_caller(), self._tables)
         named.update({name: users_frames.as_arrow(frame) for name, frame in frames.items()})
         return Relation(self._ledger.arrow(query, params, named))
 
     def select(self, query: str, names: Mapping[str, Any], params: Any = None) -> Relation:
         """As ``sql``, with the frames that `names` holds instead of the caller's."""
         _check_query(query)
-        return Relation(self._ledger.arrow(query, params, users_frames.named_in(query, names)))
+        return Relation(self._ledger.arrow(query, params, users_frames.named_in(query, names, self._tables)))
+
+    def _tables(self) -> set[str]:
+        """Tables and views of the ledger, those of users' own functions among them."""
+        sql = "SELECT table_name FROM duckdb_tables() WHERE NOT internal"
+        sql += " UNION SELECT view_name FROM duckdb_views() WHERE NOT internal"
+        return {name for (name,) in self._ledger.store.read(sql)}
 
     # ------------------------------------------------------------------------------------------ export
     def export(
@@ -186,7 +212,8 @@ class Records:
         written anew, which takes as much room again.
 
         Args:
-            request_id: the id of a call (all its attempts and messages go), message, conversation, document or job.
+            request_id: the id of a call, its beginning or its end (all its attempts and messages go), or the id of a
+                message, conversation, document or job.
             before: rows older than this: "2026-05-01", a datetime (UTC where it does not say), or an age: "30d", "12h".
             containing: rows that contain this text, whatever its case.
             conversation: all of the conversation with this title or id.
@@ -215,7 +242,7 @@ class Records:
         return removal.purgeable(self._ledger.store, request_id, before, containing, conversation, everything)[1]
 
     def __repr__(self) -> str:
-        methods = ".calls() .usage(by=...) .sql('SELECT ...') .export(path) .purge(...)"
+        methods = ".calls() .call(id) .usage(by=...) .sql('SELECT ...') .export(path) .purge(...)"
         return f"<ledger {self.path}: {methods}>"
 
 

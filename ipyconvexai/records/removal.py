@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ipyconvexai.errors import InputError
+from ipyconvexai.records.searching import find_call
 from ipyconvexai.records.words import When, instant
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.link import Store
@@ -141,12 +142,11 @@ _SOMEWHERE = " UNION ALL ".join(
 
 
 def _known(store: Store, row: Any) -> str:
+    """The id of the row; of a call a part of it will do."""
     try:
         known = str(uuid.UUID(str(row)))
     except ValueError:
-        raise InputError(
-            f"{str(row)!r} is no id", cure="`%ai log` and ai.ledger.calls() show the ids of calls."
-        ) from None
+        return find_call(store, row)
     if not store.read(_SOMEWHERE, {"row": known}):
         raise InputError(f"the ledger has no row {known}", cure="`%ai log` and ai.ledger.calls() show ids of calls.")
     return known

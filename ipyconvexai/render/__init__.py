@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from ipyconvexai.render.columns import side_by_side
     from ipyconvexai.render.formulas import latex_bundle
     from ipyconvexai.render.hardening import harden_markdown, markdown_bundle
-    from ipyconvexai.render.plain import error_text, plain_text
+    from ipyconvexai.render.plain import error_text, fenced, plain_text
     from ipyconvexai.render.sanitizing import safe_html
     from ipyconvexai.render.tables import table_html, table_text
 
 __all__ = [
     "clean_html",
     "error_text",
+    "fenced",
     "harden_markdown",
     "latex_bundle",
     "markdown_bundle",
@@ -36,6 +37,7 @@ __all__ = [
 _ROOMS = {
     "clean_html": "cleaning",
     "error_text": "plain",
+    "fenced": "plain",
     "latex_bundle": "formulas",
     "harden_markdown": "hardening",
     "markdown_bundle": "hardening",

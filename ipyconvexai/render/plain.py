@@ -42,6 +42,12 @@ def error_text(message: str, cure: str = "") -> str:
     return "\n".join(lines)
 
 
+def fenced(text: str, language: str = "") -> str:
+    """``text`` as a fenced block of Markdown, in a fence longer than any run of backticks inside."""
+    marks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{marks}{language}\n{text}\n{marks}"
+
+
 def cut(text: str, length: int) -> str:
     """``text`` in at most ``length`` characters, with an ellipsis where something is missing."""
     return text if len(text) <= length else text[: max(length - 1, 0)].rstrip() + "…"

@@ -82,8 +82,8 @@ def endpoint(monkeypatch: pytest.MonkeyPatch):
         yield double
 
 
-def test_three_kills_in_400_documents(tmp_path: Path, endpoint: Endpoint):
-    run_and_kill(400, 3, tmp_path, endpoint, random.Random(1))
+def test_two_kills_in_240_documents(tmp_path: Path, endpoint: Endpoint):
+    run_and_kill(240, 2, tmp_path, endpoint, random.Random(1))
 
 
 @pytest.mark.long

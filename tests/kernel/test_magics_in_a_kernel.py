@@ -51,7 +51,9 @@ def test_text_json_and_code(kernel: Any, endpoint: Any):
     endpoint.scripted["plain"] = "**not** <b>markup</b>"
     assert list(kernel.run("%%ai -f text\nplain").frames[-1]) == ["text/plain"]
     endpoint.scripted["data"] = '```json\n{"a": [1]}\n```'
-    assert kernel.run("%%ai -f json\ndata").frames[-1]["text/plain"].startswith('{\n  "a": [\n    1')
+    *_, value, note = kernel.run("%%ai -f json\ndata").frames  # what came so far, the value, the note
+    assert value["text/plain"].startswith('{\n  "a": [\n    1')
+    assert "tokens" in note["text/plain"]
     endpoint.scripted["code"] = "So:\n```python\nx = 1\n```"
     request = kernel.begin("%%ai -f code\ncode")
     reply = kernel.end(request)

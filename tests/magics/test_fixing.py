@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import ipyconvexai as ai
 from ipyconvexai import errors
-from ipyconvexai.notebook import session, tracebacks
+from ipyconvexai.notebook import fixing, session, tracebacks
 from ipyconvexai.notebook.tracebacks import Errors, Failure
 from ipyconvexai.testing import Fault
 from tests.magics.conftest import KEY, Run, Scripted
@@ -481,3 +482,52 @@ def test_a_fence_within_the_cell_does_not_end_its_fence(run: Run, cell: Cell, mo
     cell("text = '''\n```\nnot the end\n```\n'''\n1 / 0")
     assert run("%ai error") is None
     assert "````python\ntext" in model.calls[0].prompt
+
+
+def test_a_cell_that_broke_off_is_not_offered(run: Run, cell: Cell, shell: InteractiveShell, model: Scripted):
+    cell("1 / 0")
+    shell.rl_next_input = None
+    model.scripted[FIX] = "So:\n\n```python\n1 / 1\nimport os\nos.remo"
+    assert run("%ai fix") is None
+    assert shell.rl_next_input is None
+    model.scripted[FIX] = "So:\n\n```python\n1 / 1\n```\n\nOr:\n```python\n1 /"
+    assert run("%ai fix") is None
+    assert shell.rl_next_input == "1 / 1"
+
+
+def test_an_answer_of_fences_takes_no_time(run: Run, cell: Cell, shell: InteractiveShell, model: Scripted):
+    model.scripted[FIX] = "```a\n" * 20_000 + "```"
+    cell("1 / 0")
+    start = time.process_time()
+    assert run("%ai fix") is None
+    assert time.process_time() - start < 8, "0.5 s are enough"
+    assert str(shell.rl_next_input).startswith("```a\n```a\n")
+
+
+@pytest.mark.parametrize("command", ["error", "fix"])
+@pytest.mark.parametrize("name", ["image", "json", "html", "math"])
+def test_an_explanation_is_words(run: Run, cell: Cell, model: Scripted, command: str, name: str):
+    cell("1 / 0")
+    error = run(f"%ai {command} -f {name}")
+    assert type(error).__name__ == "UsageError"
+    assert f"-f is one of markdown, text, code, not {name}" in str(error)
+    assert model.count == 0
+    assert run(f"%ai {command} -f text") is None, "what was refused is not the error that is asked about"
+    assert model.calls[0].prompt.startswith(FIX)
+
+
+def test_no_key_is_sent_by_a_question_that_names_the_error(run: Run, cell: Cell, model: Scripted):
+    cell(f"raise ValueError('refused: {KEY}')")
+    for field in ("{Err[1]}", "{Err[1]!r}", "{Err[1]!full}", "{Err}"):
+        assert run(f"%%ai --no-history\nWhy {field}?") is None
+        assert KEY[:8] not in str(model.calls[-1].body)
+        assert "refused: ***" in model.calls[-1].prompt
+
+
+def test_half_a_key_is_not_sent():
+    ahead = "ValueError: "
+    for length in (200, fixing.LONGEST // 2):  # where the first line, and the whole text, are cut
+        said = ahead + "m" * (length - len(ahead) - 10) + KEY + "m" * 2 * fixing.LONGEST
+        asked = fixing.question(Failure(1, "", [said], "ValueError"), "error")
+        assert "characters left out here" in asked
+        assert KEY[:5] not in asked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -244,3 +245,33 @@ def test_a_session_needs_no_kernel_for_what_is_pure() -> None:
     """`code` alone touches the shell."""
     for name in set(FORMATS) - {"code"}:
         formats.of(name).result("{}", None, Session(SimpleNamespace()))
+
+
+def test_fences() -> None:
+    text = "a\n```Python\n1\n```\n> ~~~ {.r}\n> 2\n> ~~~\n```\n3"
+    assert formats.fences(text) == [("python", "1", True), ("r", "2", True), ("", "3", False)]
+
+
+@pytest.mark.parametrize(
+    "text", ["```a\n" * 20_000, "~" * 50_000 + "`", "```" + " " * 50_000 + "`", " " * 50_000 + "``", "> " * 50_000]
+)
+def test_hostile_fences_take_no_time(text: str) -> None:
+    start = time.process_time()
+    formats.fences(text)
+    assert time.process_time() - start < 2, "0.02 s are enough"
+
+
+@pytest.mark.parametrize("option", ["", "-f json", "--no-stream", "-t 0 -s Brief", "--schema 'a int'", "-f math"])
+def test_a_dry_run_shows_what_would_be_sent(
+    run: Run, shell: InteractiveShell, endpoint: Scripted, page: Any, option: str
+) -> None:
+    endpoint.reply('{"a": 1}')
+    assert run(f"%%ai --no-history --dry-run -o body {option}\nHello") is None
+    shown = page.last["text/plain"]
+    assert endpoint.count == 0
+    assert run(f"%%ai --no-history {option}\nHello") is None
+    body = endpoint.calls[0].body
+    assert shell.user_ns["body"] == body
+    parameters = json.loads(formats.fences(shown)[-1].text)
+    assert parameters == {name: value for name, value in body.items() if name != "messages"}
+    assert [block.text for block in formats.fences(shown)[:-1]] == [said["content"] for said in body["messages"]]

@@ -43,20 +43,6 @@ def do(session: Session) -> Callable[[str], bool]:
 
 QUESTIONS = """
 why is the sky blue
-sql injection explained
-sql with pandas, how does it work?
-sql from python, please explain
-sql joins
-sql set operations explained
-sql load balancing
-sql describe how joins work
-sql update several rows at once, how?
-sql create table syntax in postgres, please
-sql drop table or truncate, which is faster
-sql copy a table to another database
-sql show me examples
-sql explain plans for beginners
-sql delete from several tables at once
 export regulations in France
 export data.csv to excel, how?
 export controls on chips

@@ -19,7 +19,7 @@ import ipyconvexai as ai
 from ipyconvexai import errors
 from ipyconvexai.application import app
 from ipyconvexai.ids import new_id
-from ipyconvexai.notebook import searching
+from ipyconvexai.records import searching as records_searching
 from ipyconvexai.notebook.exchanges import messages_of, parameters_of, tool_calls_of
 from ipyconvexai.notebook.looking import COMMANDS
 from ipyconvexai.notebook.searching import Search, find, read_options
@@ -265,8 +265,8 @@ def test_an_answer_with_the_text_is_found_where_the_question_has_none(session: S
 
 
 def test_older_calls_are_looked_at_until_there_are_enough(session: Session, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(searching, "FIRST_LOOK", 2)
-    monkeypatch.setattr(searching, "GROWTH", 2)
+    monkeypatch.setattr(records_searching, "FIRST_LOOK", 2)
+    monkeypatch.setattr(records_searching, "GROWTH", 2)
     start = datetime.datetime(2026, 3, 1)
     for number in range(20):
         text = "wanted" if number % 5 == 0 else "other"
@@ -279,7 +279,7 @@ def test_older_calls_are_looked_at_until_there_are_enough(session: Session, monk
 
 
 def test_calls_of_one_instant_are_all_found(session: Session, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(searching, "FIRST_LOOK", 2)
+    monkeypatch.setattr(records_searching, "FIRST_LOOK", 2)
     for number in range(9):
         record({}, body=asked(f"wanted {number}"), sent_at=datetime.datetime(2026, 3, 1))
     assert len(found("wanted")) == 9

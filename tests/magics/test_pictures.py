@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -51,6 +52,56 @@ def test_several_pictures_and_a_terminal(
     assert run("%%ai openai:gpt-image-x -f image -o cats -m '{\"n\": 2}'\nx") is None
     assert len(shell.user_ns["cats"]) == 2
     assert capsys.readouterr().out.startswith("[picture: echo: x]\n[picture: echo: x]\n[gpt-image-x")
+
+
+def test_a_terminal_says_how_to_keep_a_picture(
+    run: Run, shell: InteractiveShell, endpoint: Scripted, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    endpoint.scripted["x"] = Answer(picture=JPEG)
+    assert run("%%ai -f image -o cat\nx") is None
+    assert capsys.readouterr().out.endswith(' · cat.save("picture.jpg") writes a file]\n')
+    assert run("%%ai -f image -o cats -m '{\"n\": 2}'\nx") is None
+    assert ' · cats[0].save("picture.jpg") writes' in capsys.readouterr().out
+    assert run("%%ai -f image\ny") is None
+    said = capsys.readouterr().out
+    assert ' · the same with --replay reuse -o p draws it again for nothing, then p.save("picture.png")' in said
+    count = endpoint.count
+    assert run("%%ai -f image --replay reuse -o p\ny") is None
+    assert endpoint.count == count
+    assert shell.user_ns["p"].save(tmp_path / "picture.png").read_bytes() == PIXEL
+
+
+def test_a_picture_is_saved_as_it_is_and_over_nothing(
+    run: Run, shell: InteractiveShell, endpoint: Scripted, page: Page, tmp_path: Path
+) -> None:
+    endpoint.scripted["y"] = answer(url=f"{endpoint.url}/secret.png")
+    run("%%ai -f image -o cat\nx")
+    run("%%ai -f image -o far\ny")
+    assert "save" not in page.last["text/plain"], "a front end can do it itself"
+    cat, target = shell.user_ns["cat"], tmp_path / "cat.any"
+    assert cat.save(str(target)) == target
+    assert target.read_bytes() == PIXEL
+    target.write_bytes(b"mine" * 100)
+    with pytest.raises(errors.InputError, match="exists already") as raised:
+        cat.save(target)
+    assert "overwrite=True" in raised.value.cure
+    assert target.read_bytes() == b"mine" * 100
+    assert cat.save(target, overwrite=True).read_bytes() == PIXEL
+    for wrong in (tmp_path, tmp_path / "none" / "cat.png"):
+        with pytest.raises(errors.InputError, match=r"cannot be written|exists already"):
+            cat.save(wrong)
+    with pytest.raises(errors.InputError, match="only the address"):
+        shell.user_ns["far"].save(tmp_path / "far.png")
+    assert [file.name for file in tmp_path.iterdir()] == ["cat.any"]
+
+
+@pytest.mark.parametrize("option", ["-s 'Be bold'", "--schema 'a int'", "-c talk", "--dry-run"])
+def test_what_a_picture_has_no_use_for_is_refused(run: Run, endpoint: Scripted, option: str) -> None:
+    error = run(f"%%ai -f image {option}\nx")
+    assert type(error).__name__ == "UsageError"
+    assert "-f image" in str(error)
+    assert "\n" not in str(error)
+    assert endpoint.count == 0
 
 
 @pytest.mark.parametrize(("data", "mime"), [(JPEG, "image/jpeg"), (WEBP, "image/webp"), (GIF, "image/gif")])

@@ -296,7 +296,9 @@ def test_an_answer_longer_than_the_screen_is_there_once(draw: Draw, text: str, w
 
 
 def test_what_is_finished_can_be_read_while_the_rest_comes(draw: Draw):
-    for state in draw(PARAGRAPHS, step=50).states:
+    drawing = draw(PARAGRAPHS, step=50)
+    assert drawing.text.count("\n\nParagraph") == 19, "between blocks is a line"
+    for state in drawing.states:
         if "Paragraph 12 has" in state:
             assert all(f"Paragraph {number} has" in state for number in range(12))
 

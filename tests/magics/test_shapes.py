@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 import pytest
@@ -41,6 +41,10 @@ def test_a_class_is_found_by_its_name():
     assert schema_of("Holder.Inner", NAMES) is Person
     assert schema_of("list[Person]", NAMES) == list[Person]
     assert schema_of("int", NAMES) is int
+    assert schema_of("dict[str, list[Person]]", NAMES) == dict[str, list[Person]]
+    assert schema_of("Person | None", NAMES) == (Person | None)
+    assert schema_of("Optional[Holder.Inner]", NAMES) == (Person | None)
+    assert schema_of("Literal['a', 'b']", NAMES) == Literal["a", "b"]
 
 
 def test_a_few_words_make_a_model():
@@ -54,6 +58,7 @@ def test_a_few_words_make_a_model():
     assert fields("name: first, then last\nage int") == {"name": (str, "first, then last"), "age": (int, None)}
     assert fields("who Person, where list[Place]") == {"who": (Person, None), "where": (list[Place], None)}
     assert fields("a: b\nc int: d")["c"] == (int, "d")
+    assert fields("m dict[str, int], n list[list[int]]") == {"m": (dict[str, int], None), "n": (list[list[int]], None)}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +72,7 @@ def test_a_few_words_make_a_model():
         ("a, a", "twice"),
         ("class", "cannot read"),
         ("_a", "cannot read"),
-        ("a b c", "cannot read"),
+        ("a b c", "does not know the type"),
         ("copy int", "pydantic uses"),
         ("x __import__", "does not know the type"),
         ("x list[os.system]", "does not know the type"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ipyconvexai.render as render
-from ipyconvexai.render import error_text, plain_text
+from ipyconvexai.render import error_text, fenced, plain_text
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,21 @@ def test_error_text_shows_the_cure_below() -> None:
 
 def test_error_text_is_cut() -> None:
     assert len(error_text("<html>" * 10_000)) == 4000
+
+
+@pytest.mark.parametrize(
+    ("text", "block"),
+    [
+        ("a", "```py\na\n```"),
+        ("", "```py\n\n```"),
+        ("`a` ``b``", "```py\n`a` ``b``\n```"),
+        ("```\na\n```", "````py\n```\na\n```\n````"),
+        ("x `````", "``````py\nx `````\n``````"),
+    ],
+)
+def test_a_fence_is_longer_than_those_within(text: str, block: str) -> None:
+    assert fenced(text, "py") == block
+    assert fenced(text) == block.replace("py", "", 1)
 
 
 def test_all_names_exist_and_no_others() -> None:

@@ -595,7 +595,7 @@ def test_closing_with_requests_in_flight_leaves_nothing_behind(tmp_path: Path) -
         OpenAI(base_url=endpoint.url, api_key="k", max_retries=0) as client,
     ):
         lost = pool.submit(ask, client)
-        endpoint.wait(lambda e: e.in_flight == 1)
+        endpoint.wait(lambda e: e.in_flight == 1, timeout=30)
         (thread,) = [thread for thread in threading.enumerate() if thread.name == "ipyconvexai-endpoint"]
         endpoint.close()
         assert not thread.is_alive()

@@ -136,6 +136,7 @@ _TOKEN = re.compile(r"[\w.+=~-]{24,}")  # surely a key: its beginning and its en
 _PART = 16  # characters of these
 _RESCAN_AFTER = 1.0  # seconds between looks at the environment
 _forms: dict[str, tuple[str, ...]] = {}
+_ordered: list[str] = []  # all of them
 _scanned = -_RESCAN_AFTER
 
 
@@ -149,7 +150,9 @@ def remember_secret(value: str) -> None:
     forms.add(base64.b64encode(plain).decode().rstrip("="))
     if _TOKEN.fullmatch(value):
         forms |= {value[:_PART], value[-_PART:]}
-    _forms[value] = tuple(sorted(forms, key=len, reverse=True))
+    _forms[value] = tuple(forms)
+    # The longest first, of all of them: one key may hold another, of which nothing must be left.
+    _ordered[:] = sorted({form for known in _forms.values() for form in known}, key=len, reverse=True)
 
 
 def known_secrets() -> list[str]:
@@ -168,16 +171,16 @@ def known_secrets() -> list[str]:
 
 def redact(text: str) -> str:
     """`text` without the keys this process knows. It cannot find a secret that it does not know."""
-    for secret in known_secrets():
-        for form in _forms[secret]:
-            if form in text:
-                text = text.replace(form, "***")
+    known_secrets()
+    for form in _ordered:
+        if form in text:
+            text = text.replace(form, "***")
     return text
 
 
 def redact_bytes(data: bytes) -> bytes:
     """The same for what is no text: an upload, say."""
-    for secret in known_secrets():
-        for form in _forms[secret]:
-            data = data.replace(form.encode("utf-8", "surrogateescape"), b"***")
+    known_secrets()
+    for form in _ordered:
+        data = data.replace(form.encode("utf-8", "surrogateescape"), b"***")
     return data

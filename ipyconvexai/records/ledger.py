@@ -64,7 +64,8 @@ class Records:
         _check_status(status)
         search = Search((containing or "").strip() or None, status, limit=None if limit is None else int(limit))
         if search.text is None and limit is None:
-            sql = f"SELECT {_COLUMNS} FROM calls WHERE ($status IS NULL OR status = $status) ORDER BY sent_at DESC, id DESC"
+            sql = f"SELECT {_COLUMNS} FROM calls WHERE ($status IS NULL OR status = $status)"
+            sql += " ORDER BY sent_at DESC, id DESC"
             return Relation(self._ledger.arrow(sql, {"status": status}), caption="calls", shown=_SHOWN)
         return self._rows_of(chosen(self._ledger.store, search), _COLUMNS, "calls", _SHOWN)
 

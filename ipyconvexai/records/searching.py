@@ -65,7 +65,8 @@ def find_call(store: Store, given: object) -> str:
 _NEWEST = """
     SELECT r.id::VARCHAR
     FROM requests r LEFT JOIN responses s ON s.request_id = r.id
-    WHERE ($since IS NULL OR r.sent_at >= $since) AND ($model IS NULL OR contains(lower(concat_ws(':', r.provider, r.model)), $model))
+    WHERE ($since IS NULL OR r.sent_at >= $since)
+      AND ($model IS NULL OR contains(lower(concat_ws(':', r.provider, r.model)), $model))
       AND ($status IS NULL OR coalesce(s.status, 'sending') = $status)
     ORDER BY r.sent_at DESC, r.id DESC LIMIT $limit
 """

@@ -89,6 +89,7 @@ def test_calls_can_be_chosen(ledger: Any, endpoint: Endpoint, tmp_path: Path):
     assert rows(status="error") == 1
     assert rows(model="gpt-4.1-mini") == rows(model="openai:gpt-4.1-mini") == 1
     assert rows(since="1h") == 3
+    assert rows(since="30m") == 3
     assert rows(since="2999-01-01") == 0
     for wrong in ({"status": "odd"}, {"since": "soon"}, {"query": "SELECT 1", "model": "x"}):
         with pytest.raises(errors.InputError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import duckdb
@@ -12,6 +13,9 @@ import pytest
 
 import ipyconvexai as ai
 from ipyconvexai import errors
+from ipyconvexai.records import searching
+from ipyconvexai.records.frames import named_in
+from ipyconvexai.records.words import instant
 from ipyconvexai.testing import Answer, Endpoint, Fault
 
 
@@ -132,6 +136,86 @@ def test_the_ledgers_own_tables_keep_their_names(app: ai.App):
     calls = app.ledger.calls(limit=1).df()
     assert app.ledger.sql("SELECT count(*) FROM calls").fetchall() == [(2,)]
     assert app.ledger.sql("SELECT count(*) FROM calls", calls=calls).fetchall() == [(1,)]
+
+
+def test_no_frame_takes_the_name_of_a_table_of_the_ledger(app: ai.App):
+    tables = app.ledger.sql("SELECT table_name FROM information_schema.tables").fetchall()
+    names = [name for (name,) in tables]
+    assert {"calls", "prompts", "limits", "crons", "message_deltas", "document_tables", "schema_migrations"} <= {*names}
+    for name in [*names, "Calls", "PROMPTS"]:
+        frame = pd.DataFrame({"mine": [1]})
+        assert "mine" not in app.ledger.select(f"SELECT * FROM {name}", {name: frame}).columns, name
+        assert app.ledger.sql(f"SELECT * FROM {name}", **{name: frame}).columns == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("SELECT 'papers' FROM x", ["x"]),
+        ("SELECT 'it''s papers' FROM x -- papers", ["x"]),
+        ("SELECT E'it\\'s papers' FROM x /* papers\n */", ["x"]),
+        ("SELECT $$papers$$, $a$ papers $a$ FROM x", ["x"]),
+        ("SELECT \"it's\" FROM papers WHERE y = 'x'", ["papers"]),
+        ('SELECT * FROM "papers"', ["papers"]),
+        ("SELECT '' || papers.y FROM papers, x", ["papers", "x"]),
+    ],
+)
+def test_frames_in_texts_and_comments_are_not_named(query: str, named: list[str]):
+    frame = pd.DataFrame({"y": [1]})
+    assert sorted(named_in(query, {"papers": frame, "x": frame}, list)) == named
+
+
+def test_the_tables_are_asked_for_only_where_there_is_a_frame():
+    def tables() -> list[str]:
+        raise AssertionError("asked")
+
+    assert named_in("SELECT a FROM calls", {"a": 1, "calls": None}, tables) == {}
+
+
+def test_one_call_by_a_part_of_its_id(app: ai.App):
+    first, second = (ai.generate(text).request_id for text in ("one", "two"))
+    for given in (first, first[-8:], first[-12:].upper(), f" {first} "):
+        call = app.ledger.call(given)
+        assert [str(row[0]) for row in call] == [first]
+        assert {"id", "request", "response", "status", "cache_key"} <= {*call.columns}
+    with pytest.raises(errors.InputError, match="several") as caught:
+        app.ledger.call(first[:8])
+    assert first in caught.value.cure
+    assert second in caught.value.cure
+    for given in ("0000dead", "xyz", "", None, "%", "f" * 60):
+        with pytest.raises(errors.InputError, match="no call has the id"):
+            app.ledger.call(given)
+
+
+def test_a_text_is_looked_for_until_there_are_enough(app: ai.App, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(searching, "FIRST_LOOK", 2)
+    monkeypatch.setattr(searching, "GROWTH", 2)
+    for number in range(7):
+        ai.generate(f"Fox {number}" if number % 3 == 0 else f"hare {number}")
+    assert [row[6] for row in app.ledger.calls(containing="fOX")] == ["echo: Fox 6", "echo: Fox 3", "echo: Fox 0"]
+    assert [row[6] for row in app.ledger.calls(containing="fox", limit=2)] == ["echo: Fox 6", "echo: Fox 3"]
+    assert len(app.ledger.calls(containing="fox", limit=None)) == 3
+    assert len(app.ledger.calls(containing="fox", limit=0)) == len(app.ledger.calls(limit=0)) == 0
+    assert len(app.ledger.calls(limit=None)) == len(app.ledger.calls(limit=None, containing=" ")) == 7
+    assert len(app.ledger.calls(limit=None, status="error")) == 0
+
+
+@pytest.mark.parametrize(
+    ("when", "before"),
+    [
+        ("30m", {"minutes": 30}), ("30 min", {"minutes": 30}), ("12h", {"hours": 12}), ("2w", {"weeks": 2}),
+        (datetime.timedelta(seconds=5), {"seconds": 5}),
+    ],
+)  # fmt: skip
+def test_ages(when: Any, before: dict[str, int]):
+    now = datetime.datetime(2026, 11, 20, 12)
+    assert instant(when, now, "since") == now - datetime.timedelta(**before)
+
+
+@pytest.mark.parametrize("when", ["soon", "", "30", "30y", "9" * 5000 + "d", "999999w", "0001-01-01T00:00+05:00", 5])
+def test_what_is_no_moment(when: Any):
+    with pytest.raises(errors.InputError, match="since"):
+        instant(when, datetime.datetime(2026, 11, 20), "since")
 
 
 @pytest.mark.parametrize("query", ["", None])

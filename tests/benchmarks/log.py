@@ -1,7 +1,9 @@
 """``%ai log`` over 100,000 calls: the newest, by status and model, and those that hold a text.
 
-A text that many calls hold is found among the newest; one that no call holds has to be looked for in every body. The
-baseline is the query that reads everything and sorts it.
+A text that many calls hold is found among the newest; one that no call holds has to be looked for in all 400 MB of
+bodies and answers, half of which time goes into unpacking them: about 0.3 s of CPU on all cores. Of what DuckDB has
+(contains, with lower or in three spellings, LIKE, ILIKE, (?i)) a pattern with classes takes the least that misses
+nothing. The baseline is the query that reads everything and sorts it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _LOOK = r"""() => {
     for (const node of area.querySelectorAll("*")) {
       for (const {name, value} of node.attributes) {
         if (/^on/i.test(name) || /^(xlink:)?href$/i.test(name) && !/^(https?:\/\/|mailto:|#)/i.test(value)
-            || name === "style" && /url|expression|position/i.test(value))
+            || name === "style" && /url|expression|position/i.test(value) && !node.matches("mjx-container"))
           if (!(own(node) && /^href$/i.test(name) && !/^\s*(javascript|vbscript):/i.test(value)))
             found.push(`${name}=${value}`.slice(0, 200));
       }

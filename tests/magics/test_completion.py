@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,6 +141,9 @@ def test_commands(tab: Tab):
         ("%ai register new openai --api-k", ["--api-key-name"]),
         ("%ai alias new openai --api-key-name CONVEX", ["CONVEX_OPENAI_API_KEY"]),
         ("%ai model min", ["mine", "mine2"]),
+        ("%ai log --model min", ["mine", "mine2"]),
+        ("%ai export calls.csv --model groq:openai/gpt-oss-1", ["groq:openai/gpt-oss-120b"]),
+        ("%ai budget o", ["off"]),
     ],
 )
 def test_what_follows_a_command(tab: Tab, session: Session, line: str, ends: list[str]):
@@ -223,6 +227,15 @@ def test_other_lines_complete_as_ever(tab: Tab, shell: InteractiveShell):
     for before in ("x = ", "%ai run tab_titles limit=", "%%ai\nWhat is {", "%ai -t 0 What is {"):
         assert f"{before}magical_variable" in tab(f"{before}magical_v")
     assert "ai.ledger" in tab("ai.ledg") or "ledger" in [text.rpartition(".")[2] for text in tab("ai.ledg")]
+
+
+@pytest.mark.parametrize(
+    "line", ["show magical_v", "budget off magical_v", "limits magical_v", "conversations magical_v", "log magical_v"]
+)
+def test_what_is_pythons_is_not_offered_behind_a_command(tab: Tab, shell: InteractiveShell, line: str):
+    shell.user_ns["magical_variable"] = 1
+    assert tab(f"%ai {line}") == []
+    assert tab("%ai show me {magical_v") == ["%ai show me {magical_variable"]
 
 
 @pytest.mark.parametrize("cell", ["%aid ", "x\n%%ai ", "%%ai local\nusa", "%ai what is usa", "# %ai usa"])
@@ -339,6 +352,37 @@ def test_names_of_the_ledger(
     if ends:
         before = re.sub(r"""(["'].*|[^ =]*)$""", "", line)
         assert tab(line) == [before + end for end in ends]
+
+
+def test_calls_by_the_ids_that_the_log_shows(tab: Tab, patient: None):
+    keys = [f"0199{number:04d}-0000-7000-8000-aaaa{number:08d}" for number in range(25)]
+    with ai.app().store.transaction() as execute:
+        for key in keys:
+            columns = "id, attempt, sent_at, provider, model, endpoint, session_id"
+            sql = f"INSERT INTO requests ({columns}) VALUES (?, 1, now()::TIMESTAMP, 'mine', 'my-1', 'x', ?)"
+            execute.later(sql, [key, key])
+    shown = [key[-8:] for key in reversed(keys)]
+    for line in ("show", "purge", "diff", "diff 00000099"):
+        assert tab(f"%ai {line} ") == [f"%ai {line} {key}" for key in shown[:20]]
+    assert tab("%ai diff 00000024 0000002") == [f"%ai diff 00000024 {key}" for key in shown[1:5]]
+    assert tab("%ai log --model mine:") == ["%ai log --model mine:my-1"]
+
+
+def test_tables_and_frames_for_sql(tab: Tab, shell: InteractiveShell, patient: None):
+    shell.user_ns["cases"] = pd.DataFrame({"x": [1]})
+    for line, ends in (
+        ("SELECT * FROM ca", ["calls", "cases"]),
+        ("SELECT * from calls join mess", ["message_deltas", "messages"]),
+        ("-o x describe promp", ["prompts"]),
+    ):
+        before = f"%ai sql {line[: line.rindex(' ')]} "
+        assert tab(f"%ai sql {line}") == [before + end for end in ends]
+
+
+def test_names_of_budgets(tab: Tab, patient: None):
+    ai.app().limit(requests=100)
+    name = ai.app().budget(usd=5, per="day")
+    assert tab("%ai budget off ") == [f"%ai budget off {name}"]
 
 
 def test_a_ledger_that_is_not_open_is_not_opened(session: Session, monkeypatch: pytest.MonkeyPatch):

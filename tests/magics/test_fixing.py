@@ -496,12 +496,12 @@ def test_a_cell_that_broke_off_is_not_offered(run: Run, cell: Cell, shell: Inter
 
 
 def test_an_answer_of_fences_takes_no_time(run: Run, cell: Cell, shell: InteractiveShell, model: Scripted):
-    model.scripted[FIX] = "```a\n" * 20_000 + "```"
+    model.scripted[FIX] = "```python\n1 / 1\n```\n" + "```a\n" * 20_000
     cell("1 / 0")
     start = time.process_time()
     assert run("%ai fix") is None
     assert time.process_time() - start < 8, "0.5 s are enough"
-    assert str(shell.rl_next_input).startswith("```a\n```a\n")
+    assert shell.rl_next_input == "1 / 1"
 
 
 @pytest.mark.parametrize("command", ["error", "fix"])

@@ -66,9 +66,46 @@ def test_english_stays_a_question(do: Callable[[str], bool], line: str):
 
 
 @pytest.mark.parametrize(
+    "query",
+    [
+        "from calls c select c.model",
+        "TABLE calls",
+        "(select 1)",
+        "/* c */ select 1",
+        "-- c\nselect 1",
+        "SHOW TABLES",
+        "  select 1",
+        "'x'::VARCHAR AS x SELECT",
+        "from python, please explain",
+        "injection explained",
+        "joins",
+        "select",
+        "PRAGMA show_tables",
+        "load balancing",
+        "-- nothing",
+    ],
+)
+def test_a_line_of_sql_goes_to_no_model(run: Run, endpoint: Any, query: str):
+    error = run(f"get_ipython().run_line_magic('ai', {f'sql {query}'!r})")
+    assert endpoint.count == 0
+    if error is not None:
+        assert isinstance(error, errors.QueryError)
+        assert "`%ai -- sql …` asks it as a question." in error.cure
+
+
+def test_a_line_of_sql_that_is_right_is_run(do: Callable[[str], bool], capsys: Any):
+    for query in ("from calls c select c.model", "TABLE calls", "(select 1)", "/* c */ select 1", "-- c\nselect 1"):
+        assert do(f"sql {query}")
+        assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "sql",
+        "sql  -o rows",
+        "sql --output=rows",
+        "sql --all",
         "sql -o",
         "sql -o rows",
         "export",
@@ -225,6 +262,47 @@ def test_purge_tells_and_asks_first(do: Callable[[str], bool], say: Any, capsys:
     assert "nothing was removed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("written", ["{0}", "'{0}'", '"{0}"', "--yes {0}"])
+@pytest.mark.parametrize("part", [slice(-8, None), slice(None, None), slice(-12, None)])
+def test_purge_takes_an_id_as_the_log_shows_it(run: Run, say: Any, endpoint: Any, written: str, part: slice):
+    request = ai.generate("the secret plan").request_id
+    ai.generate("the weather")
+    say("yes")
+    count = endpoint.count
+    assert run(f"%ai purge {written.format(request[part])}") is None
+    assert endpoint.count == count
+    assert [len(ai.ledger.calls(containing=text)) for text in ("secret", "weather")] == [0, 1]
+
+
+def test_purge_of_an_id_that_means_several_or_no_calls(run: Run, say: Any, endpoint: Any):
+    first, second = (ai.generate(text).request_id for text in ("one", "two"))
+    assert first[:8] == second[:8]
+    asked = say("yes")
+    count = endpoint.count
+    for given, message in ((first[:8], "several"), ("0000dead", "no call has the id")):
+        error = run(f"%ai purge {given}")
+        assert isinstance(error, errors.InputError)
+        assert message in str(error)
+    assert (endpoint.count, asked) == (count, [])
+
+
+def test_what_was_purged_is_not_sent_again(run: Run, session: Session, endpoint: Any, say: Any, capsys: Any):
+    run("%ai My name is Zebulon.")
+    assert session.transcript
+    say("no")
+    run("%ai purge --containing Zebulon")
+    assert session.transcript, "nothing was removed, and nothing is forgotten"
+    say("yes")
+    run("%ai purge --containing Zebulon")
+    assert "forgotten, too" in capsys.readouterr().out
+    run("%ai Who am I?")
+    assert "Zebulon" not in json.dumps(endpoint.calls[-1].body)
+    assert len(ai.ledger.calls(containing="Zebulon")) == 0
+    session.transcript.clear()
+    assert run("%ai purge --all --yes") is None
+    assert "forgotten" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("nobody", [StdinNotImplementedError("no"), EOFError()])
 def test_where_nobody_can_answer_nothing_is_removed(do: Callable[[str], bool], say: Any, nobody: BaseException):
     request = ai.generate("keep me").request_id
@@ -309,6 +387,13 @@ def test_budgets_are_switched_off(do: Callable[[str], bool], capsys: Any):
 
 
 # ---------------------------------------------------------------------------------------------- conversations, replay
+def test_without_conversations_it_is_said_how_to_begin_one(do: Callable[[str], bool], capsys: Any):
+    assert do("conversations")
+    assert capsys.readouterr().out == (
+        "There is no conversation yet: `%%ai -c NAME` begins one, or goes on with it, in any kernel.\n"
+    )
+
+
 def test_conversations_are_listed_with_their_cost(do: Callable[[str], bool], capsys: Any):
     ai.generate("hello", conversation="alpha \x1b[31m")
     ai.generate("hello", conversation="beta")

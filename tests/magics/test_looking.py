@@ -19,11 +19,11 @@ import ipyconvexai as ai
 from ipyconvexai import errors
 from ipyconvexai.application import app
 from ipyconvexai.ids import new_id
-from ipyconvexai.records import searching as records_searching
 from ipyconvexai.notebook.exchanges import messages_of, parameters_of, tool_calls_of
 from ipyconvexai.notebook.looking import COMMANDS
 from ipyconvexai.notebook.searching import Search, find, read_options
 from ipyconvexai.notebook.session import Alias, Session, of_shell
+from ipyconvexai.records import searching as records_searching
 from ipyconvexai.store.ledger import Intent, Outcome, utc_now
 from ipyconvexai.testing import Answer, Fault
 from tests.magics.conftest import Page, Run, Scripted
@@ -138,6 +138,8 @@ def test_options_of_the_log():
     assert read_options("blue sky -n 5 --status error", now) == Search("blue sky", "error", None, None, 5)
     assert read_options('"blue  sky" --model=gpt', now).text == "blue  sky"
     assert read_options("--since 3d", now).since == datetime.datetime(2026, 11, 17, 12)
+    for age in ("--since 90m", "--since=90min", "--since '90 m'"):
+        assert read_options(age, now).since == datetime.datetime(2026, 11, 20, 10, 30)
     assert read_options("--since 90m", now).since == datetime.datetime(2026, 11, 20, 10, 30)
     assert read_options("--since 2026-11-01", now).since == datetime.datetime(2026, 11, 1)
     assert read_options("--since 2026-11-01T02:00+02:00", now).since == datetime.datetime(2026, 11, 1)
@@ -236,6 +238,7 @@ def test_what_is_searched(session: Session):
     assert found("sky", status="sending") == ["five: sky, being sent"]
     assert found("sky", model="SKY") == ["four"]
     assert found(None, model="Sky-1") == ["four"]
+    assert found(None, model="openai:sky-1") == found("sky", model="OpenAI:Sky-1") == ["four"]
     assert found(None, status="error") == ["two"]
     assert found("nowhere") == []
     assert len(found()) == 7
@@ -324,6 +327,14 @@ def test_nothing_found_says_how_to_ask(say: Say, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == ("No call is like that. To ask it as a question: %ai -- log roll  cutting\n")
 
 
+def test_the_log_of_an_alias(say: Say, session: Session, page: Page):
+    record({}, body=asked("one"), model="gpt-y")
+    record({}, body=asked("two"))
+    session.aliases["mine"] = Alias("openai:gpt-y")
+    say("log --model mine")
+    assert texts(judged(page.last["text/html"]), "td")[3::9] == ["one"]
+
+
 # --------------------------------------------------------------------------------------------- show
 def test_show_is_what_was_sent_and_came_back(run: Run, say: Say, endpoint: Scripted, page: Page):
     endpoint.scripted["Who is Ada?"] = "A poet's daughter."
@@ -351,6 +362,11 @@ def test_a_call_is_named_by_its_beginning_or_end(say: Say, page: Page):
         else:
             say(f"show {given}")
             assert "one" in page.last["text/plain"]
+    for quote in "'\"":
+        say(f"show {quote}aaaaaaaa0001{quote}")
+        assert "one" in page.last["text/plain"]
+        say(f"diff {quote}aaaaaaaa0001{quote} bbbbaaaa0001")
+        assert "+two" in page.last["text/plain"]
     with pytest.raises(errors.InputError, match="several"):
         say("show aaaa0001")
     with pytest.raises(errors.InputError, match="no call has the id"):

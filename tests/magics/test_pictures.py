@@ -99,7 +99,7 @@ def test_a_picture_is_saved_as_it_is_and_over_nothing(
 def test_what_a_picture_has_no_use_for_is_refused(run: Run, endpoint: Scripted, option: str) -> None:
     error = run(f"%%ai -f image {option}\nx")
     assert type(error).__name__ == "UsageError"
-    assert "-f image" in str(error)
+    assert "leave out -" in str(error)
     assert "\n" not in str(error)
     assert endpoint.count == 0
 

@@ -21,6 +21,7 @@ KEY = "sk-settings-0123456789-abcdefghij"
 @pytest.fixture(autouse=True)
 def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "_forms", {})
+    monkeypatch.setattr(settings, "_ordered", [])
     monkeypatch.setattr(settings, "_scanned", -10.0)
 
 
@@ -105,3 +106,11 @@ def test_a_providers_key_is_one_however_it_looks(monkeypatch: pytest.MonkeyPatch
 def test_short_values_would_blank_out_words():
     remember_secret("yes")
     assert redact("yes") == "yes"
+
+
+def test_a_key_within_a_key_leaves_nothing_of_the_longer_one():
+    remember_secret("middle-of-it")
+    remember_secret("sk-first middle-of-it last-part")
+    assert redact("<sk-first middle-of-it last-part>") == "<***>"
+    assert redact_bytes(b"<sk-first middle-of-it last-part>") == b"<***>"
+    assert redact("<middle-of-it>") == "<***>"

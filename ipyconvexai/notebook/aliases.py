@@ -248,7 +248,7 @@ COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     (re.compile(r"reset"), _reset),
     (re.compile(rf"(register|alias){_TWO}"), _register),
     (re.compile(rf"(update){_TWO}"), _update),
-    (re.compile(r"(alias)(\s.*)"), _register),
+    (re.compile(r"(alias)((?:\s+\S+){3})"), _register),
     (re.compile(rf"(?:delete|dealias)\s+({_WORD})"), _delete),
     (re.compile(r"(reset)\s+--?[A-Za-z].*"), _unfinished),
     (re.compile(rf"(delete|dealias)(?:\s+(?:{_WORD}\s+)?--?[A-Za-z].*)?"), _unfinished),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from IPython.core.error import UsageError
 
@@ -80,22 +81,31 @@ def _functions(session: Session) -> None:
     display(functions())
 
 
+def _show(found: Any, none: str) -> None:
+    """A table, or a sentence in place of a table without rows."""
+    if len(found):
+        display(found)
+    else:
+        print(none)
+
+
 def _jobs(session: Session, state: str | None) -> None:
     from ipyconvexai.api import jobs
 
-    display(jobs(state))
+    what = f"No scheduled function is {state}." if state else "No function is scheduled."
+    _show(jobs(state), f"{what} ctx.scheduler.run_after(seconds, function, ...) in a function of yours schedules one.")
 
 
 def _crons(session: Session) -> None:
     from ipyconvexai.api import crons
 
-    display(crons())
+    _show(crons(), "Nothing runs by the clock. @ai.cron(...) above a function of yours declares it.")
 
 
 def _limits(session: Session) -> None:
     from ipyconvexai.api import limits
 
-    display(limits())
+    _show(limits(), "There is no limit. `%ai budget 5 USD/day` or ai.app().limit(requests=60) sets one.")
 
 
 def _cancel(session: Session, quoted: str | None, word: str | None) -> None:

@@ -70,8 +70,8 @@ _COMMANDS: tuple[tuple[str, _Lines], ...] = (
             ("prompts", "the questions that are kept, for --with"),
             ("export FILE", "the calls as .parquet or .csv, or .jsonl for fine-tuning;"),
             ("", "--since 30d, --model NAME, --status ok, --all, --force"),
-            ("purge ID", "remove what was recorded, after a question; or --before 30d, --containing TEXT,"),
-            ("", "--conversation NAME, --all (--yes where nobody can be asked)"),
+            ("purge ID", "remove what was recorded, after a question; the id as the log shows it; or"),
+            ("", "--before 30d, --containing TEXT, --conversation NAME, --all (--yes where nobody can be asked)"),
         ),
     ),
     (
@@ -134,7 +134,8 @@ _BRACES = """\
 DataFrame its schema, statistics and some rows, or {df!full} all of it. Other braces stay as they are."""
 
 _FOOT = """\
-A line that reads exactly like one of these is a command. Every other line is a question; so is what follows `--`."""
+A line that reads exactly like one of these is a command, and one that begins with `sql ` is SQL. Every other line is a
+question; so is what follows `--`."""
 
 
 def _drawn(groups: tuple[tuple[str, _Lines], ...], before: str) -> list[str]:

@@ -103,14 +103,14 @@ def evaluated(session: Session, code: str) -> str:
     """What `code` prints and what its last expression gives, as text.
 
     Raises:
-        UsageError: it gives nothing, or what may not go into a prompt.
+        UsageError: it is no Python, or gives nothing, or what may not go into a prompt.
         Exception: what it raised; nothing was sent.
     """
     __tracebackhide__ = True  # IPython's
     shell = session.shell
     source = shell.transform_cell(code)
     name = shell.compile.cache(source)  # so that a traceback shows its lines
-    tree = ast.parse(source, name)
+    tree = _parsed(source, name)
     if any(isinstance(node, ast.Await | ast.AsyncFor | ast.AsyncWith) for node in _own_nodes(tree)):
         raise UsageError("--eval cannot wait for `await`: run that in a cell before, and end this one in its result.")
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
@@ -123,6 +123,15 @@ def evaluated(session: Session, code: str) -> str:
     if not any(part.strip() for part in parts):
         raise UsageError("--eval: the cell printed nothing and ends in no value, so there is nothing to ask.")
     return "\n\n".join(part for part in parts if part.strip())
+
+
+def _parsed(source: str, name: str) -> ast.Module:
+    try:
+        return ast.parse(source, name)
+    except SyntaxError as error:
+        raise UsageError(
+            f"--eval: the cell is no Python: {error.msg} (line {error.lineno}): {error.text or ''}"
+        ) from None
 
 
 def _own_nodes(tree: ast.AST) -> Iterator[ast.AST]:

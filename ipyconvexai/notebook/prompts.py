@@ -39,7 +39,11 @@ def _list(session: Session) -> None:
     from ipyconvexai.relation import Relation
     from ipyconvexai.store.prompts import PROMPTS_SQL
 
-    display(Relation(app().records.arrow(PROMPTS_SQL), caption="prompts"))
+    found = Relation(app().records.arrow(PROMPTS_SQL), caption="prompts")
+    if len(found):
+        display(found)
+    else:
+        print("No question is kept. `%%ai --save NAME` keeps one, and `--with NAME` begins with it.")
 
 
 COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = ((re.compile(r"prompts"), _list),)

@@ -21,8 +21,19 @@ from IPython.core.error import UsageError
 __all__ = ["schema_of"]
 
 _TYPES: dict[str, Any] = {
-    "str": str, "string": str, "int": int, "integer": int, "float": float, "number": float, "bool": bool,
-    "list": list, "dict": dict, "tuple": tuple, "set": set, "None": None, "Any": Any,
+    "str": str,
+    "string": str,
+    "int": int,
+    "integer": int,
+    "float": float,
+    "number": float,
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+    "tuple": tuple,
+    "set": set,
+    "None": None,
+    "Any": Any,
     **{name: getattr(typing, name) for name in ("Optional", "Union", "Literal", "List", "Dict")},
 }
 # A name, its type (text where there is none), and what it means.

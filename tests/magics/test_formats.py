@@ -197,9 +197,8 @@ def test_html_is_cleaned_and_has_a_text() -> None:
 # ------------------------------------------------------------------------------------------------- payloads
 def drawn(bundle: dict[str, Any]) -> str:
     """As a viewer that allows everything draws it. A tree of JSON and text/plain are text to all of them."""
-    return str(bundle.get("text/html", "")) + PERMISSIVE.render(
-        bundle.get("text/markdown") or bundle.get("text/latex", "")
-    )
+    markdown: str = PERMISSIVE.render(bundle.get("text/markdown") or bundle.get("text/latex", ""))
+    return str(bundle.get("text/html", "")) + markdown
 
 
 def in_an_error(error: CallError) -> str:

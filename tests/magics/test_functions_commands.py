@@ -158,10 +158,13 @@ def test_a_cron_is_stopped_by_its_name(run: Run, capsys: pytest.CaptureFixture[s
     assert isinstance(run("%ai cancel nothing_there"), errors.NotFoundError)
 
 
-@pytest.mark.parametrize("word", ["crons", "limits"])
-def test_what_is_empty_is_an_empty_table(run: Run, word: str, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [("crons", "@ai.cron"), ("limits", "%ai budget"), ("jobs failed", "is failed"), ("prompts", "--save NAME")],
+)
+def test_what_is_empty_says_how_to_fill_it(run: Run, word: str, says: str, capsys: pytest.CaptureFixture[str]):
     assert run(f"%ai {word}") is None
-    assert word in capsys.readouterr().out
+    assert says in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------- words, results

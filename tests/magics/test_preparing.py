@@ -126,7 +126,7 @@ def test_eval_asks_what_the_cell_gives(run: Run, endpoint: Scripted, shell: Inte
 def test_eval_that_gives_nothing_or_fails_sends_nothing(run: Run, endpoint: Scripted, shell: InteractiveShell):
     assert isinstance(run("%%ai --eval\nx = 3"), UsageError)
     assert isinstance(run("%%ai --eval\n1 / 0"), ZeroDivisionError)
-    assert isinstance(run("%%ai --eval\n1 +"), SyntaxError)
+    assert isinstance(run("%%ai --eval\n1 +"), UsageError)
     assert endpoint.count == 0
 
 

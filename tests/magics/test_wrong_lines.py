@@ -219,7 +219,7 @@ def test_an_evaluated_cell_shows_its_own_lines(
     run: Run, endpoint: Scripted, code: str, capsys: pytest.CaptureFixture[str]
 ):
     assert run(f"%%ai --eval\n{code}") is not None
-    shown = capsys.readouterr().out
+    shown = "".join(capsys.readouterr())
     assert code in shown
     assert "preparing.py" not in shown
     assert "asking.py" not in shown

@@ -71,7 +71,7 @@ _COMMANDS: tuple[tuple[str, _Lines], ...] = (
             ("export FILE", "the calls as .parquet or .csv, or .jsonl for fine-tuning;"),
             ("", "--since 30d, --model NAME, --status ok, --all, --force"),
             ("purge ID", "remove what was recorded, after a question; the id as the log shows it; or"),
-            ("", "--before 30d, --containing TEXT, --conversation NAME, --all (--yes where nobody can be asked)"),
+            ("", "--before 30d, --containing TEXT, --conversation NAME, --all; --yes: unasked"),
         ),
     ),
     (

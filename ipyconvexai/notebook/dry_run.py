@@ -35,8 +35,9 @@ def show(session: Session, options: Options, prepared: Prepared) -> None:
     else:
         print(render.plain_text(markdown))
     if options.output:
-        bodies = {plan.endpoint.name: _body(plan) for plan in plans}
-        session.shell.user_ns[options.output] = bodies if options.models else _body(plans[0])
+        bodies = [_body(plan) for plan in plans]
+        kept = dict(zip(options.models, bodies, strict=True)) if options.models else bodies[0]
+        session.shell.user_ns[options.output] = kept
 
 
 def _body(plan: Plan) -> dict[str, Any]:

@@ -46,6 +46,10 @@ def explain(session: Session, command: str, word: str | None, options: str | Non
         return
     try:
         given = cell_options(f"{word or ''} {options or ''}")
+        if given.evaluate or given.schema or given.models or given.prompts or given.save:
+            raise UsageError(
+                f"%ai {command} takes a model and how it is asked, not --eval, --schema, --models, --with or --save."
+            )
         if given.format not in _FORMATS:
             raise UsageError(
                 f"%ai {command} explains in words: -f is one of {', '.join(_FORMATS)}, not {given.format}."

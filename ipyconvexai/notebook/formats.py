@@ -6,11 +6,12 @@ not what was asked for is shown as it is, or (JSON) raises.
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ipyconvexai.errors import InvalidAnswerError
@@ -165,9 +166,18 @@ def _code_of(text: str) -> Fence:
     return Fence(language, "\n\n".join(block.text.strip("\n") for block in chosen))
 
 
+def _is_python(text: str) -> bool:
+    try:
+        return bool(ast.parse(text).body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return any(line.lstrip().startswith(("%", "!")) for line in text.splitlines())  # IPython's own
+
+
 def _code(text: str, request_id: str | None, session: Session) -> Result:
     found = _code_of(text)
     language, code = found.language, _plain(found.text)
+    if not fences(text) and not _is_python(code):  # a refusal, say; models without fences write Python
+        return replace(_markdown(text, request_id, session), said="no code, so nothing is in the next cell")
     magic = _MAGICS.get(language)
     known = magic is not None and session.shell.find_cell_magic(magic) is not None
     session.shell.set_next_input(f"%%{magic}\n{code}" if known else code, replace=False)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ipyconvexai.notebook.options import variable_name
 from ipyconvexai.notebook.screens import display
 from ipyconvexai.notebook.searching import ID
 from ipyconvexai.notebook.session import Session
@@ -57,8 +58,8 @@ def _sql(session: Session, output: str | None, query: str) -> None:
     """Show the result; under a name it is kept as a ``Relation``."""
     from ipyconvexai.application import app
 
-    if output is not None and not output.isidentifier():
-        _usage(f"-o wants the name of a variable, not {output!r}")
+    if output is not None:
+        variable_name(output)
     if not query.strip():
         _usage("there is no query: `%ai sql SELECT model, cost_usd FROM calls`, or below a line `%%ai sql`")
     result = app().ledger.select(query, session.names)
@@ -188,6 +189,8 @@ def _set_budget(
 ) -> None:
     from ipyconvexai.application import app
 
+    if "," in number and not re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", number):
+        _usage(f"%ai budget reads {number!r} neither as 5.50 nor as 5,500: write decimals with a point")
     amount = float(number.replace(",", "").replace("_", "")) * _MANY[many.lower()]
     money = bool(dollar) or (unit or "").lower() in ("usd", "dollar", "dollars")
     if not money and not unit:

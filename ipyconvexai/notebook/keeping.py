@@ -1,4 +1,4 @@
-"""``%ai sql``, ``export``, ``purge``, ``budget``, ``conversations``, ``replay``: what is kept. Calls the app.
+"""``%ai sql``, ``export``, ``purge``, ``conversations``, ``replay``: what is kept. Calls the app.
 
 Promises: nothing is removed or replaced that was not confirmed; a line that merely begins with one of these words stays
 a question.
@@ -14,7 +14,7 @@ from ipyconvexai.notebook.options import variable_name
 from ipyconvexai.notebook.screens import display
 from ipyconvexai.notebook.searching import ID
 from ipyconvexai.notebook.session import Session
-from ipyconvexai.notebook.words import words_of
+from ipyconvexai.notebook.words import refusal, words_of
 
 if TYPE_CHECKING:
     from ipyconvexai.records.removal import Purged
@@ -179,76 +179,6 @@ def _confirmed() -> bool:
     _usage("%ai purge asks before it removes, and nobody can answer here: add --yes. Nothing was removed")
 
 
-# ---------------------------------------------------------------------------------------------- budgets
-_WINDOWS = {"minute": 60.0, "week": 7 * 86400.0, "month": 30 * 86400.0}  # rolling; hour and day are the clock's, in UTC
-_MANY = {"": 1, "k": 1000, "m": 1_000_000}
-
-
-def _set_budget(
-    session: Session, dollar: str | None, number: str, many: str, unit: str | None, period: str, scope: str | None
-) -> None:
-    from ipyconvexai.application import app
-
-    if "," in number and not re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", number):
-        _usage(f"%ai budget reads {number!r} neither as 5.50 nor as 5,500: write decimals with a point")
-    amount = float(number.replace(",", "").replace("_", "")) * _MANY[many.lower()]
-    money = bool(dollar) or (unit or "").lower() in ("usd", "dollar", "dollars")
-    if not money and not unit:
-        _usage("a budget is in US dollars or in tokens: `%ai budget 5 USD/day`, `%ai budget 100000 tokens/day`")
-    if dollar and unit and not money:
-        _usage("a budget is in US dollars or in tokens, not both: `%ai budget 5 USD/day`")
-    word = period.lower()
-    what: dict[str, Any] = {"usd": amount} if money else {"tokens": amount}
-    name = app().budget(**what, per=_WINDOWS.get(word, word), **_scope(session, scope))
-    _say(f"Budget {name} is set; `%ai budget off {name}` removes it.")
-
-
-def _scope(session: Session, word: str | None) -> dict[str, Any]:
-    """The provider or model that `word` names."""
-    from ipyconvexai.providers.catalog import find
-
-    if word is None:
-        return {}
-    if find(word) is not None:
-        return {"provider": word}
-    target = session.model_of(word).target
-    if target == word and not re.search(r"[:\d/-]", word):
-        _usage(f"{word!r} is no provider and no model: `%ai list` shows both, and `%ai budget 5 USD/day` is for all")
-    return {"model": target}
-
-
-def _budgets() -> list[str]:
-    from ipyconvexai.application import app
-
-    sql = "SELECT name FROM limits WHERE json_extract_string(definition, '$.kind') = 'budget' ORDER BY name"
-    return [name for (name,) in app().store.read(sql)]
-
-
-def _show_budgets(session: Session) -> None:
-    from ipyconvexai.application import app
-    from ipyconvexai.notebook.tables import Table
-
-    names, limits = set(_budgets()), app().limits()
-    rows = [row for row in limits if row[0] in names]
-    if rows:
-        display(Table(limits.columns, rows, "budgets"))
-    else:
-        print("No budget is set: `%ai budget 5 USD/day` sets one, `%ai limits` shows limits.")
-
-
-def _no_budget(session: Session, name: str | None) -> None:
-    from ipyconvexai.application import app
-
-    names = _budgets()
-    if name is not None and name not in names:
-        _usage(f"there is no budget {name!r}; there {'are ' + ', '.join(names) if names else 'is none'}")
-    for gone in [name] if name is not None else names:
-        app().unlimit(gone)
-        _say(f"Budget {gone} is off.")
-    if not names:
-        print("No budget was set.")
-
-
 # ---------------------------------------------------------------------------------------------- conversations, replay
 _CONVERSATIONS = """
     SELECT coalesce(c.title, '(no title)') AS title, m.messages,
@@ -294,15 +224,6 @@ _ID = ID.replace("((?=", "(?:(?=")  # the line is split into words later
 _OUTPUT = r"(?:(?:-o|--output)[\s=]+(\S+))"
 _FILE = r"""(?:"[^"]+\.\w+"|'[^']+\.\w+'|[^\s"']+\.(?i:parquet|csv|jsonl))"""
 _OPTION = r"""(?:\s+--\w+(?:[\s=]+(?:"[^"]*"|'[^']*'|[^\s"'-]\S*))?)"""
-_AMOUNT = r"(\$)?\s*(\d[\d,_]*(?:\.\d+)?)\s*([kKmM]?)\s*(usd|dollars?|tokens?)?"
-_PERIOD = r"(?:\s*/\s*|\s+(?:per|a|each)\s+)(minute|hour|day|week|month|batch)"
-
-
-def _mistyped(text: str) -> Callable[..., None]:
-    def refuse(session: Session, *groups: str | None) -> None:
-        _usage(text)
-
-    return refuse
 
 
 COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
@@ -312,37 +233,25 @@ COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     (re.compile(rf"export({_OPTION}+\s+{_FILE}{_OPTION}*)"), _export),
     (re.compile(rf"purge((?:\s+{_ID})?{_OPTION}+)"), _purge),
     (re.compile(rf"purge(\s+{_ID})"), _purge),
-    (re.compile(r"budgets?"), _show_budgets),
-    (re.compile(r"budget\s+off(?:\s+([\w.:@/+-]+))?"), _no_budget),
-    (
-        re.compile(rf"budget\s+{_AMOUNT}{_PERIOD}(?:\s+(?:for\s+)?([\w.:@/+-]+))?", re.IGNORECASE),
-        _set_budget,
-    ),
     (re.compile(r"conversations"), _conversations),
     (re.compile(r"replay(?:\s+(on|off|only|reuse))?"), _replay),
     (
         re.compile(rf"sql(?:\s+{_OUTPUT})?|sql\s+-.*"),
-        _mistyped("%ai sql wants a query: `%ai sql [-o NAME] SELECT ...`"),
+        refusal("%ai sql wants a query: `%ai sql [-o NAME] SELECT ...`"),
     ),
     (
         re.compile(r"export(?:\s+-.*)?|export\s+\S+\.\w+(?:\s+-.*)?"),
-        _mistyped(
+        refusal(
             "%ai export wants a FILE that ends in .parquet, .csv or .jsonl, and takes --since WHEN, --model X,"
             " --status S, --all, --force"
         ),
     ),
     (
         re.compile(r"purge(?:\s+-.*)?|purge\s+\S+\s+--.*"),
-        _mistyped(
+        refusal(
             "%ai purge wants to know what: ID, --before 30d, --containing TEXT, --conversation NAME or --all"
             " (and --yes where nobody can be asked)"
         ),
     ),
-    (
-        re.compile(
-            r"budget\s+(?:-.*|[$€£]?\s*\d[\d.,_]*\s*\w*(?:\s*/\s*\w+(?:\s+\S+)?)?|[$€£]?\s*\d[\d.,_]*\s*\w*\s+per\s+\w+)"
-        ),
-        _mistyped("%ai budget wants an amount and a time: `5 USD/day`, `$5/day openai`, `100000 tokens/hour`, `off`"),
-    ),
-    (re.compile(r"(?:conversations|replay)\s+-.*"), _mistyped("`%ai conversations` and `%ai replay` take no options")),
+    (re.compile(r"(?:conversations|replay)\s+-.*"), refusal("`%ai conversations` and `%ai replay` take no options")),
 )

@@ -1,6 +1,6 @@
-"""``%ai usage``, ``log``, ``show``, ``why`` and ``diff``: what the ledger knows of calls, for people.
+"""``%ai log``, ``show``, ``why`` and ``diff``: what the ledger knows of calls, for people.
 
-Calls the app, ``searching`` (the log), ``exchanges`` (what bodies say), ``sheets`` and ``charts``. Promises: what is
+Calls the app, ``searching`` (the log), ``exchanges`` (what bodies say) and ``sheets``. Promises: what is
 shown is what was sent and what came back, as it was recorded; nothing of it becomes markup.
 """
 
@@ -11,79 +11,25 @@ import difflib
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
-
-from IPython.core.error import UsageError
+from typing import TYPE_CHECKING, Any
 
 from ipyconvexai.notebook import exchanges, searching
-from ipyconvexai.notebook.screens import display, in_kernel
+from ipyconvexai.notebook.screens import display
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.notebook.sheets import Sheet
+from ipyconvexai.notebook.words import refusal
 from ipyconvexai.records.searching import SHORT, find_call
 
 if TYPE_CHECKING:
-    from ipyconvexai.notebook.charts import Chart
-    from ipyconvexai.relation import Relation
+    pass
 
-__all__ = ["COMMANDS", "diff", "show", "usage", "why"]
+__all__ = ["COMMANDS", "diff", "show", "why"]
 
 Row = Mapping[str, Any]
 
-MOST_BARS = 12  # the rest is one bar
-MOST_DAYS = 92
 MOST_READ = 20_000_000  # characters of one body
 MOST_LINES = 3_000  # of a text that is compared
 LONG_WAIT = 1.0  # seconds between a call and its being sent that are worth a word
-
-
-# ---------------------------------------------------------------------------------------------- usage
-def usage(session: Session, by: str | None) -> None:
-    """A table of calls, tokens and cost by `by`, under a chart where there is a page to show it on."""
-    from ipyconvexai.application import app
-
-    by = by or "model"
-    table = app().ledger.usage(by)
-    if not len(table):
-        print("No call is recorded yet.")
-    elif in_kernel(session.shell):
-        drawn = {"text/html": _chart_of(table, by).html + table._repr_html_(), "text/plain": repr(table)}
-        display(drawn, raw=True)
-    else:
-        display(table)
-
-
-def _chart_of(table: Relation, by: str) -> Chart:
-    from ipyconvexai.notebook.charts import bar_chart, column_chart
-
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table]
-    what, unit, value = _measure(rows)
-    if by == "day":
-        days, title = _days({row[by]: value(row) for row in rows}), f"{what} by day"
-        title += f", the last {MOST_DAYS} days" if len(days) > MOST_DAYS else ""
-        days = days[-MOST_DAYS:]
-        return column_chart([str(day) for day, _ in days], [amount for _, amount in days], title=title, unit=unit)
-    groups = sorted(((value(row), row[by]) for row in rows), key=lambda group: (-group[0], str(group[1])))
-    bars = [(f"(no {by})" if name is None else str(name), amount) for amount, name in groups]
-    if len(bars) > MOST_BARS:
-        rest = bars[MOST_BARS - 1 :]
-        bars = [*bars[: MOST_BARS - 1], (f"{len(rest)} others", sum(amount for _, amount in rest))]
-    return bar_chart([name for name, _ in bars], [amount for _, amount in bars], title=f"{what} by {by}", unit=unit)
-
-
-def _measure(rows: Sequence[Row]) -> tuple[str, str, Callable[[Row], float]]:
-    """What is drawn: cost; tokens where no cost is known; calls where there are no tokens either."""
-    if any(row["cost_usd"] for row in rows):
-        return "cost", "US dollars", lambda row: row["cost_usd"] or 0.0
-    if any(row["input_tokens"] or row["output_tokens"] for row in rows):
-        return "tokens", "tokens", lambda row: row["input_tokens"] + row["output_tokens"]
-    return "calls", "calls", lambda row: row["calls"]
-
-
-def _days(known: Mapping[datetime.date, float]) -> list[tuple[datetime.date, float]]:
-    """Every day from the first to the last, also those without a call."""
-    first, last = min(known), max(known)
-    days = (first + datetime.timedelta(days=at) for at in range((last - first).days + 1))
-    return [(day, known.get(day, 0.0)) for day in days]
 
 
 # ---------------------------------------------------------------------------------------------- one call
@@ -412,26 +358,12 @@ def _answer_lines(row: Row) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------- the lines
-def _wrong(how: str) -> Callable[..., NoReturn]:
-    def fail(session: Session, *groups: str) -> NoReturn:
-        raise UsageError(f"{how}; `%ai help` tells more, and `%ai -- …` asks a line as a question.")
-
-    return fail
-
-
-_BY = "model|provider|day|notebook|user|source|status"
-
 COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
-    (
-        re.compile(rf"usage(?:\s+--by[\s=]+(\w+)|\s+by\s+({_BY}))?"),
-        lambda session, by, also: usage(session, by or also),
-    ),
-    (re.compile(r"usage\s+-.*", re.DOTALL), _wrong(f"%ai usage takes --by {_BY}")),
     (searching.LOG, searching.log),
     (re.compile(rf"show\s+{searching.ID}"), show),
-    (re.compile(r"show(?:\s+-.*)?", re.DOTALL), _wrong("%ai show wants the id of a call, as %ai log shows it")),
+    (re.compile(r"show(?:\s+-.*)?", re.DOTALL), refusal("%ai show wants the id of a call, as %ai log shows it")),
     (re.compile(r"why"), why),
-    (re.compile(r"why\s+-.*", re.DOTALL), _wrong("%ai why takes no options; %ai show ID is for any call")),
+    (re.compile(r"why\s+-.*", re.DOTALL), refusal("%ai why takes no options; %ai show ID is for any call")),
     (re.compile(rf"diff\s+{searching.ID}\s+{searching.ID}"), diff),
-    (re.compile(rf"diff(?:\s+{searching.ID})?|diff\s+-.*", re.DOTALL), _wrong("%ai diff wants two ids of calls")),
+    (re.compile(rf"diff(?:\s+{searching.ID})?|diff\s+-.*", re.DOTALL), refusal("%ai diff wants two ids of calls")),
 )

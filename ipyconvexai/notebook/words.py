@@ -7,8 +7,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from typing import NoReturn
 
-__all__ = ["words_of"]
+__all__ = ["refusal", "words_of"]
+
+
+def refusal(sentence: str) -> Callable[..., NoReturn]:
+    """A command that only says how the line is written."""
+
+    def refuse(session: object, *groups: str | None) -> NoReturn:
+        from IPython.core.error import UsageError
+
+        raise UsageError(f"{sentence}; `%ai help` tells more, and `%ai -- …` asks a line as a question.")
+
+    return refuse
+
 
 _KEY = re.compile(r"[^\s='\"]+=")
 

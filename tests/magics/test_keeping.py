@@ -15,7 +15,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import ipyconvexai as ai
 from ipyconvexai import errors
-from ipyconvexai.notebook import keeping
+from ipyconvexai.notebook import budgets, keeping
 from ipyconvexai.notebook.session import Session, of_shell
 from ipyconvexai.relation import Relation
 
@@ -32,7 +32,7 @@ def do(session: Session) -> Callable[[str], bool]:
     """Runs a line as ``commands`` does; False where it is a question."""
 
     def run(line: str) -> bool:
-        for pattern, command in keeping.COMMANDS:
+        for pattern, command in (*keeping.COMMANDS, *budgets.COMMANDS):
             if match := pattern.fullmatch(line):
                 command(session, *match.groups())
                 return True
@@ -62,7 +62,7 @@ replay on words
 
 @pytest.mark.parametrize("line", QUESTIONS)
 def test_english_stays_a_question(do: Callable[[str], bool], line: str):
-    assert not any(pattern.fullmatch(line) for pattern, _ in keeping.COMMANDS), line
+    assert not any(pattern.fullmatch(line) for pattern, _ in (*keeping.COMMANDS, *budgets.COMMANDS)), line
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ import ipyconvexai as ai
 from ipyconvexai import errors
 from ipyconvexai.application import app
 from ipyconvexai.ids import new_id
+from ipyconvexai.notebook import looking, usage
 from ipyconvexai.notebook.exchanges import messages_of, parameters_of, tool_calls_of
-from ipyconvexai.notebook.looking import COMMANDS
 from ipyconvexai.notebook.searching import Search, find, read_options
 from ipyconvexai.notebook.session import Alias, Session, of_shell
 from ipyconvexai.records import searching as records_searching
@@ -47,7 +47,7 @@ def say(session: Session) -> Say:
     """Runs the line behind ``%ai`` if one of these commands is meant."""
 
     def command(line: str) -> bool:
-        for pattern, function in COMMANDS:
+        for pattern, function in (*looking.COMMANDS, *usage.COMMANDS):
             if match := pattern.fullmatch(line):
                 function(session, *match.groups())
                 return True

@@ -13,6 +13,7 @@ import datetime
 import json
 import linecache
 import os
+import queue
 import re
 import signal
 import sys
@@ -126,17 +127,32 @@ def _signals(stop: threading.Event) -> Iterator[None]:
         yield
         return
 
-    def handle(number: int, frame: object) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
+    # A handler runs in the main thread, which may hold the event's own lock at that moment, as it begins to wait for
+    # it: to set it there would be to wait for oneself. A SimpleQueue may be put into at any moment.
+    heard: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    first = True
 
+    def handle(number: int, frame: object) -> None:
+        nonlocal first
+        if not first:
+            os._exit(128 + number)
+        first = False
+        heard.put(number)
+
+    def listen() -> None:
+        if heard.get() is not None:
+            stop.set()
+
+    listener = threading.Thread(target=listen, name="ipyconvexai-signals", daemon=True)
+    listener.start()
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        heard.put(None)
+        listener.join()
 
 
 def _line(event: Event) -> str:

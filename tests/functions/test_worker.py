@@ -257,3 +257,22 @@ def test_a_cron_in_a_file_runs(tmp_path: Path):
         output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
     store.close()
+
+
+def test_a_signal_that_comes_as_the_worker_begins_to_wait_is_heard():
+    """The main thread holds the event's lock then: a handler that sets the event would wait for itself."""
+    code = (
+        "import os, signal, threading; from ipyconvexai import worker\n"
+        "class Stop(threading.Event):\n"
+        "    def wait(self, timeout=None):\n"
+        "        with self._cond:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "            for _ in range(1000): pass\n"  # the handler runs between two instructions
+        "        return super().wait(timeout)\n"
+        "stop = Stop()\n"
+        "with worker._signals(stop):\n"
+        "    print(stop.wait(20))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=30)
+    assert seen.stdout == "True\n", seen.stderr

@@ -9,7 +9,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import BrowserContext, ConsoleMessage, Dialog, Page, Request
+from playwright.sync_api import BrowserContext, ConsoleMessage, Dialog, Page, Request, WebError
 
 MARK = "hostile text ran: "
 # In every frame of the page, before any script of it: what payloads call tells, and does nothing else.
@@ -72,7 +72,8 @@ class Guard:
         context.on("request", self._requested)
         context.on("console", self._said)
         context.on("dialog", self._asked)
-        context.on("weberror", lambda error: self.ran.append(f"an uncaught error: {error.error}"))
+        self._static = re.compile(rf"{re.escape(origin)}/(lab/)?(static|extensions)/")
+        context.on("weberror", self._broke)
         context.on("page", lambda page: page.on("popup", lambda other: self.ran.append(f"a window: {other.url}")))
 
     def begin(self, page: Page) -> None:
@@ -100,6 +101,14 @@ class Guard:
         self.ran.append(f"a dialog: {dialog.message}")
         dialog.dismiss()
 
+    # What JupyterLab's own scripts complain of (a notebook before was closed while its kernel spoke, say) is no text
+    # that ran; a text's own script is in the page, and has the page's address. Fetches are seen as requests.
+    def _broke(self, error: WebError) -> None:
+        addresses = re.findall(r"https?://[^\s)]+", getattr(error.error, "stack", None) or "")
+        if not addresses or not all(self._static.match(address) for address in addresses):
+            self.ran.append(f"an uncaught error: {error.error}")
+
     def _said(self, message: ConsoleMessage) -> None:
-        if message.text.startswith(MARK) or message.type == "error":
+        own = self._static.match(message.location["url"]) or message.text.startswith("Failed to load resource")
+        if message.text.startswith(MARK) or (message.type == "error" and not own):
             self.ran.append(f"console: {message.text[:300]}")

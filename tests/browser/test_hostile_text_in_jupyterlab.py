@@ -90,6 +90,7 @@ def test_the_same_page_notices_payloads_that_are_not_hardened(notebook: Open, gu
         "<img src=http://evil.example/3>",
         "<iframe srcdoc='<script>alert(4)</script>'></iframe>",
         "<a href='javascript:alert(5)'>x</a>",
+        "<img src=broken.png onerror=notDefinedAnywhere()>",
     ]
     book = notebook(RAW.format(payloads=json.dumps(payloads), kind=kind))
     book.run(0)
@@ -101,6 +102,7 @@ def test_the_same_page_notices_payloads_that_are_not_hardened(notebook: Open, gu
     assert "alert(1)" in ran
     assert "alert(2)" in ran
     assert "alert(4)" in ran
+    assert "notDefinedAnywhere" in ran
     assert "nowhere.png" in fetched
     assert "http://evil.example/3" in fetched
     assert "javascript:alert(5)" in elements

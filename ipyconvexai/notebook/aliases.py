@@ -15,7 +15,9 @@ from typing import Any
 from IPython.core.error import UsageError
 
 from ipyconvexai.notebook.help import WORDS
+from ipyconvexai.notebook.screens import display, say
 from ipyconvexai.notebook.session import LONGEST_CHAIN, Alias, Session
+from ipyconvexai.notebook.words import UnknownOption, options_in
 
 __all__ = ["COMMANDS", "key_variable"]
 
@@ -54,19 +56,16 @@ class _Said:
 
 
 def _said(command: str, rest: str | None) -> _Said:
-    from ipyconvexai.notebook.words import words_of
-
     words: list[str] = []
     given: dict[str, str] = {}
-    left = iter(words_of(rest or ""))
-    for word in left:
-        option, equals, value = word.partition("=") if word.startswith("-") else ("", "", "")
-        if option in _OPTIONS:
-            given[_OPTIONS[option]] = value if equals else next(left, "")
-        elif option:
-            raise UsageError(f"unknown option after %ai {command}. It is written %ai {command} {_USAGE}.")
-        else:
-            words.append(word)
+    try:
+        for option, value in options_in(rest or "", _OPTIONS):
+            if option:
+                given[_OPTIONS[option]] = value
+            else:
+                words.append(value)
+    except UnknownOption:  # which may be a key
+        raise UsageError(f"unknown option after %ai {command}. It is written %ai {command} {_USAGE}.") from None
     if len(words) != 2:
         raise UsageError(f"%ai {command} wants a name and a model: %ai {command} {_USAGE}.")
     name, target = words
@@ -108,7 +107,7 @@ def _delete(session: Session, name: str) -> None:
     if name not in session.aliases:
         raise UsageError(_none(session, name))
     del session.aliases[name]
-    _print(f"The alias {name} is gone.")
+    say(f"The alias {name} is gone.")
 
 
 def _check_name(name: str) -> None:
@@ -127,7 +126,7 @@ def _keep(session: Session, said: _Said) -> None:
     """Put it among the session's, if a model is at the end of it."""
     _check_target(session, said)
     session.aliases[said.name] = said.alias
-    _print(f"{said.name} stands for {_words(said.alias)}.")
+    say(f"{said.name} stands for {_words(said.alias)}.")
 
 
 def _check_target(session: Session, said: _Said) -> None:
@@ -169,7 +168,6 @@ def _unfinished(session: Session, command: str) -> None:
 
 # -------------------------------------------------------------------------------------------------- list, model
 def _list(session: Session, provider: str | None) -> None:
-    from ipyconvexai.notebook.screens import display
     from ipyconvexai.notebook.tables import Table
     from ipyconvexai.providers.choice import list_models
 
@@ -199,7 +197,7 @@ def _model(session: Session) -> None:
     if session.model is not None:
         found = session.model_of(None)
         stands = "" if found.target == session.model and not found.api_base else f", which stands for {_words(found)}"
-        _print(f"{session.model}{stands}: chosen for this kernel; `%ai model NAME` chooses another.")
+        say(f"{session.model}{stands}: chosen for this kernel; `%ai model NAME` chooses another.")
         return
     from ipyconvexai.application import app
     from ipyconvexai.providers.choice import choose
@@ -207,7 +205,7 @@ def _model(session: Session) -> None:
     choice = choose(app().settings)
     if choice.error is not None:
         raise choice.error
-    _print(f"{choice.model}: {choice.reasons[-1].what}.")
+    say(f"{choice.model}: {choice.reasons[-1].what}.")
 
 
 def _choose(session: Session, name: str) -> None:
@@ -221,20 +219,14 @@ def _choose(session: Session, name: str) -> None:
     if not target.api_base:
         _parse(target.target)
     session.model = name
-    _print(f"{name} is asked from now on, where no model is named, in this kernel.")
+    say(f"{name} is asked from now on, where no model is named, in this kernel.")
 
 
 def _reset(session: Session) -> None:
     exchanges = len([message for message in session.transcript if message.get("role") == "user"])
     session.transcript.clear()
     what = "1 exchange" if exchanges == 1 else f"{exchanges} exchanges"
-    _print(f"{what} forgotten: the next question goes alone. Conversations (-c) and the ledger stay as they are.")
-
-
-def _print(text: str) -> None:
-    from ipyconvexai import render
-
-    print(render.plain_text(text))
+    say(f"{what} forgotten: the next question goes alone. Conversations (-c) and the ledger stay as they are.")
 
 
 # Two words, or whatever has an option: a line that may hold a key is neither sent nor repeated.

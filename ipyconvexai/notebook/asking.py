@@ -20,13 +20,16 @@ from ipyconvexai.notebook import formats
 from ipyconvexai.notebook.formats import Format, Result
 from ipyconvexai.notebook.options import Options
 from ipyconvexai.notebook.preparing import Prepared, prepare
-from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, display, in_kernel
+from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, display, draws_as, in_kernel
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.reply import Reply
 from ipyconvexai.values import Purse, Replay, Wait
 
-__all__ = ["Waiting", "ask", "countdown", "from_a_magic", "note_of", "stopped"]
+__all__ = ["STOPPED", "Waiting", "ask", "countdown", "from_a_magic", "note_of"]
 
+# How an interrupt is told.
+STOPPED = "the answer was stopped; what had come is in the ledger."
+WAITED = "the question waited for a limit and was not sent."
 PATIENCE = 2.0  # seconds of silence after which it is told that the model was asked
 
 
@@ -139,7 +142,7 @@ def _ask(session: Session, options: Options, prepared: Prepared, format: Format)
         except KeyboardInterrupt as interrupt:
             session.last_request = None  # the newest of the notebook
             _leave(screen, stream.text, "interrupted: not the whole answer")
-            interrupt._render_traceback_ = waited if waiting.limit else stopped  # type: ignore[attr-defined] # IPython's protocol
+            draws_as(interrupt, WAITED if waiting.limit else STOPPED)
             raise
         except Error as error:
             if error.request_id:
@@ -199,16 +202,6 @@ def from_a_magic(on_wait: Callable[[Wait | None], None] | None = None, budget: f
 def _leave(screen: Screen, text: str, why: str) -> None:
     if text.strip() or screen.drawn:
         screen.finish(text, why)
-
-
-def stopped() -> list[str]:
-    """How an interrupt draws itself."""
-    return ["KeyboardInterrupt: the answer was stopped; what had come is in the ledger."]
-
-
-def waited() -> list[str]:
-    """The same of a call that waited for a limit."""
-    return ["KeyboardInterrupt: the question waited for a limit and was not sent."]
 
 
 def note_of(reply: Any) -> str:

@@ -8,17 +8,11 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from ipyconvexai.notebook.screens import display
+from ipyconvexai.notebook.screens import display, say
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.notebook.words import refusal
 
 __all__ = ["COMMANDS"]
-
-
-def _say(text: str) -> None:
-    from ipyconvexai import render
-
-    print(render.plain_text(text))
 
 
 _WINDOWS = {"minute": 60.0, "week": 7 * 86400.0, "month": 30 * 86400.0}  # rolling; hour and day are the clock's, in UTC
@@ -43,7 +37,7 @@ def _set(
     word = period.lower()
     what: dict[str, Any] = {"usd": amount} if money else {"tokens": amount}
     name = app().budget(**what, per=_WINDOWS.get(word, word), **_scope(session, scope))
-    _say(f"Budget {name} is set; `%ai budget off {name}` removes it.")
+    say(f"Budget {name} is set; `%ai budget off {name}` removes it.")
 
 
 def _scope(session: Session, word: str | None) -> dict[str, Any]:
@@ -89,7 +83,7 @@ def _remove(session: Session, name: str | None) -> None:
         raise UsageError(f"there is no budget {name!r}; there {'are ' + ', '.join(names) if names else 'is none'}")
     for gone in [name] if name is not None else names:
         app().unlimit(gone)
-        _say(f"Budget {gone} is off.")
+        say(f"Budget {gone} is off.")
     if not names:
         print("No budget was set.")
 

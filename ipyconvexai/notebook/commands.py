@@ -13,7 +13,7 @@ from typing import Any
 from IPython.core.error import UsageError
 
 from ipyconvexai.notebook import aliases, budgets, fixing, help, keeping, looking, prompts, running, usage
-from ipyconvexai.notebook.screens import display
+from ipyconvexai.notebook.screens import display, say
 from ipyconvexai.notebook.session import Session
 
 __all__ = ["run", "run_cell"]
@@ -68,11 +68,10 @@ _SQL = re.compile(r"sql(?:\s+(.*))?")
 
 
 def _doctor(session: Session) -> None:
-    from ipyconvexai import render
     from ipyconvexai.api import doctor
 
     chosen = f"this kernel asks {session.model}, as %ai model says\n" if session.model else ""
-    print(render.plain_text(f"{chosen}{doctor()}"))
+    say(f"{chosen}{doctor()}")
 
 
 def _functions(session: Session) -> None:
@@ -109,15 +108,14 @@ def _limits(session: Session) -> None:
 
 
 def _cancel(session: Session, quoted: str | None, word: str | None) -> None:
-    from ipyconvexai import render
     from ipyconvexai.api import cancel
 
     name = quoted or word or ""
     state = cancel(name)
     if state == "stopped":
-        print(render.plain_text(f"cron {name}: stopped; a run that was begun goes on; to declare it again starts it"))
+        say(f"cron {name}: stopped; a run that was begun goes on; to declare it again starts it")
     else:
-        print(render.plain_text(f"job {name}: {state}"))
+        say(f"job {name}: {state}")
 
 
 def _chat(session: Session) -> None:

@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from ipyconvexai.errors import CallError, Error
-from ipyconvexai.notebook.asking import Waiting, from_a_magic, note_of, stopped
+from ipyconvexai.notebook.asking import STOPPED, Waiting, from_a_magic, note_of
 from ipyconvexai.notebook.options import Options
 from ipyconvexai.notebook.preparing import Prepared
-from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, in_kernel
+from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, draws_as, in_kernel
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.providers.calls import CALLER
 from ipyconvexai.values import Stop
@@ -74,7 +74,7 @@ def compare(session: Session, options: Options, prepared: Prepared) -> None:
         try:
             current.run(_all(columns), stop, tick)
         except KeyboardInterrupt as interrupt:
-            interrupt._render_traceback_ = stopped  # type: ignore[attr-defined] # IPython's protocol
+            draws_as(interrupt, STOPPED)
             _finish(screen, columns, "interrupted: not the whole answer")
             raise
     _finish(screen, columns)

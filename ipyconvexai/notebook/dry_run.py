@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipyconvexai.notebook.options import Options
 from ipyconvexai.notebook.preparing import Prepared
-from ipyconvexai.notebook.screens import display, in_kernel
+from ipyconvexai.notebook.screens import display, in_kernel, say
 from ipyconvexai.notebook.session import Session
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def show(session: Session, options: Options, prepared: Prepared) -> None:
     if in_kernel(session.shell):
         display(render.markdown_bundle(markdown), raw=True)
     else:
-        print(render.plain_text(markdown))
+        say(markdown)
     if options.output:
         bodies = [_body(plan) for plan in plans]
         kept = dict(zip(options.models, bodies, strict=True)) if options.models else bodies[0]

@@ -7,14 +7,14 @@ a question.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipyconvexai.notebook.options import variable_name
-from ipyconvexai.notebook.screens import display
+from ipyconvexai.notebook.screens import display, say
 from ipyconvexai.notebook.searching import ID
 from ipyconvexai.notebook.session import Session
-from ipyconvexai.notebook.words import refusal, words_of
+from ipyconvexai.notebook.words import UnknownOption, options_in, refusal
 
 if TYPE_CHECKING:
     from ipyconvexai.records.removal import Purged
@@ -26,12 +26,6 @@ def _usage(message: str) -> NoReturn:
     from IPython.core.error import UsageError
 
     raise UsageError(message)
-
-
-def _say(text: str) -> None:
-    from ipyconvexai import render
-
-    print(render.plain_text(text))
 
 
 # ---------------------------------------------------------------------------------------------- SQL
@@ -86,11 +80,11 @@ def _export(session: Session, line: str) -> None:
         overwrite="--force" in taken.flags,
     )
     what = "examples for fine-tuning" if written.examples else "calls"
-    _say(f"{written.rows:,} {what} -> {written.path}")
+    say(f"{written.rows:,} {what} -> {written.path}")
     if written.duplicates:
-        _say(f"{written.duplicates:,} older answers to the same questions were left out.")
+        say(f"{written.duplicates:,} older answers to the same questions were left out.")
     if written.unusable:
-        _say(f"{written.unusable:,} calls were left out: their content is not kept, or the answer is not whole.")
+        say(f"{written.unusable:,} calls were left out: their content is not kept, or the answer is not whole.")
 
 
 class _Taken:
@@ -103,22 +97,20 @@ class _Taken:
 def _options(command: str, line: str, valued: set[str], flags: set[str]) -> _Taken:
     """The words, the options with a value (``--x y`` and ``--x=y``) and those without."""
     taken = _Taken()
-    words: Iterator[str] = iter(words_of(line))
-    for word in words:
-        name, equals, value = word.partition("=")
-        if word in flags:
-            taken.flags.add(word)
-        elif name in valued:
-            given = value if equals else next(words, "")
-            if not given or (not equals and given.startswith("--")):
+    try:
+        for name, value in options_in(line, valued, flags):
+            if not name:
+                taken.words.append(value)
+            elif name in flags:
+                taken.flags.add(name)
+            elif not value:
                 _usage(f"%ai {command}: {name} wants a value")
-            if name in taken.values:
+            elif name in taken.values:
                 _usage(f"%ai {command}: {name} is given twice")
-            taken.values[name] = given
-        elif word.startswith("-"):
-            _usage(f"%ai {command} has no option {word}; there are {', '.join(sorted(valued | flags))}")
-        else:
-            taken.words.append(word)
+            else:
+                taken.values[name] = value
+    except UnknownOption as error:
+        _usage(f"%ai {command} has no option {error}; there are {', '.join(sorted(valued | flags))}")
     return taken
 
 
@@ -140,13 +132,13 @@ def _purge(session: Session, line: str) -> None:
     }
     seen = ledger.purgeable(**asked)
     if seen or "--yes" in taken.flags:
-        _say(f"To be removed for good: {seen}. Usage, cost and outcomes stay.")
+        say(f"To be removed for good: {seen}. Usage, cost and outcomes stay.")
         if "--yes" not in taken.flags and not _confirmed():
             print("Nothing was removed.")
             return
         done = ledger.purge(**asked)
         forgotten = _forget(session)
-        _say(f"Removed for good: {done}. Outputs in notebooks and copies of the ledger are not touched.")
+        say(f"Removed for good: {done}. Outputs in notebooks and copies of the ledger are not touched.")
         if forgotten:
             print("The exchanges that went along with questions in this kernel are forgotten, too.")
     else:
@@ -163,10 +155,10 @@ def _forget(session: Session) -> bool:
 
 def _what_stays(seen: Purged) -> None:
     if seen.under_way:
-        _say(f"{seen.under_way:,} rows are under way and stay: purge again when they are over.")
+        say(f"{seen.under_way:,} rows are under way and stay: purge again when they are over.")
     if seen.elsewhere:
         places = ", ".join(f"{table} ({rows:,} rows)" for table, rows in seen.elsewhere.items())
-        _say(f"The text stands in other tables, too, which purge leaves to you: {places}.")
+        say(f"The text stands in other tables, too, which purge leaves to you: {places}.")
 
 
 def _confirmed() -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
+from ipyconvexai.notebook.words import closing
+
 __all__ = ["FLAGS", "FORMATS", "OPTIONS", "Options", "cell_options", "line_options", "variable_name"]
 
 FORMATS = ("markdown", "text", "json", "code", "html", "math", "image")
@@ -84,21 +86,12 @@ class _Line:
     def word(self) -> str:
         """The next word, or what stands between quotation marks; an apostrophe without its pair is a letter."""
         quote = self.text[:1]
-        if quote in ("'", '"') and (end := self._closing(quote)):
+        if quote in ("'", '"') and (end := closing(self.text)):
             word, self.text = self.text[1:end].replace(f"\\{quote}", quote), self.text[end + 1 :].strip()
             return word
         word = self.text.split(maxsplit=1)[0] if self.text else ""
         self.text = self.text[len(word) :].strip()
         return word
-
-    def _closing(self, quote: str) -> int:
-        """Where the quotation ends: at a mark that is followed by a blank or nothing."""
-        end = self.text.find(quote, 1)
-        while end > 0:
-            if self.text[end - 1] != "\\" and self.text[end + 1 : end + 2] in ("", " ", "\t"):
-                return end
-            end = self.text.find(quote, end + 1)
-        return 0
 
     def json(self) -> Any:
         """The next value as JSON, in quotation marks or bare."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipyconvexai.errors import ConfigurationError, Error, InputError, InvalidAnswerError, ReplayMissError
-from ipyconvexai.notebook.asking import Waiting, from_a_magic, note_of, stopped
+from ipyconvexai.notebook.asking import STOPPED, Waiting, from_a_magic, note_of
 from ipyconvexai.notebook.options import Options
-from ipyconvexai.notebook.screens import display, in_kernel
+from ipyconvexai.notebook.screens import display, draws_as, in_kernel
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.values import Replay
 
@@ -116,7 +116,7 @@ def draw(session: Session, options: Options, prompt: str) -> None:
             images = app().run(_ask(app(), session, options, prompt), tick=lambda: easel.wait(waiting))
         except KeyboardInterrupt as interrupt:
             easel.leave("interrupted")
-            interrupt._render_traceback_ = stopped  # type: ignore[attr-defined] # IPython's protocol
+            draws_as(interrupt, STOPPED)
             raise
         except Error as error:
             easel.leave(error.code)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ipyconvexai.notebook import completion
 from ipyconvexai.notebook.options import variable_name
-from ipyconvexai.notebook.screens import display
+from ipyconvexai.notebook.screens import display, draws_as
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.notebook.words import words_of
 
@@ -41,9 +41,7 @@ def run(session: Session, name: str, rest: str) -> None:
         try:
             result = result_in(app(), function, values)
         except KeyboardInterrupt as interrupt:
-            interrupt._render_traceback_ = lambda: [  # type: ignore[attr-defined] # IPython's protocol
-                f"KeyboardInterrupt: {function.name} was stopped."
-            ]
+            draws_as(interrupt, f"{function.name} was stopped.")
             raise
     if output is not None:
         session.shell.user_ns[output] = result

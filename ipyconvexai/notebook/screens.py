@@ -15,7 +15,7 @@ from typing import Any, Protocol, TextIO
 
 import IPython.display
 
-__all__ = ["CellScreen", "Pace", "Screen", "TerminalScreen", "in_kernel", "settled"]
+__all__ = ["CellScreen", "Pace", "Screen", "TerminalScreen", "draws_as", "in_kernel", "say", "settled"]
 
 display: Any = IPython.display.display  # has no types
 
@@ -45,6 +45,18 @@ class Screen(Protocol):
 
     def finish(self, text: str, note: str, bundle: dict[str, Any] | None = None) -> None:
         """Show all of it, with a line of ours below; a front end shows `bundle` instead, where it is given."""
+
+
+def say(text: str) -> None:
+    """Print a line of ours, which may quote anything."""
+    from ipyconvexai import render
+
+    print(render.plain_text(text))
+
+
+def draws_as(interrupt: KeyboardInterrupt, line: str) -> None:
+    """Have IPython show `interrupt` as one line and no stack: it names a class and its own frames else."""
+    interrupt._render_traceback_ = lambda: [f"KeyboardInterrupt: {line}"]  # type: ignore[attr-defined] # IPython's protocol
 
 
 def in_kernel(shell: Any) -> bool:

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 from IPython.core.error import UsageError
 
 from ipyconvexai.errors import InputError
-from ipyconvexai.notebook.screens import display
+from ipyconvexai.notebook.screens import display, say
 from ipyconvexai.notebook.session import Session
-from ipyconvexai.notebook.words import words_of
+from ipyconvexai.notebook.words import UnknownOption, options_in
 from ipyconvexai.records.searching import SHORT, Search, chosen
 from ipyconvexai.records.words import instant
 from ipyconvexai.values import Status
@@ -34,7 +34,6 @@ _HOW = "%ai log [TEXT] [--status error] [--model NAME] [--since 2026-11-01 or 3d
 
 def log(session: Session, line: str | None) -> None:
     """Show what ``find`` finds, or say that there is nothing."""
-    from ipyconvexai import render
     from ipyconvexai.application import app
     from ipyconvexai.notebook.tables import Table
 
@@ -46,7 +45,7 @@ def log(session: Session, line: str | None) -> None:
         columns = ["time (UTC)", "model", "status", "question", "answer", "tokens", "cost USD", "seconds", "id"]
         display(Table(columns, rows, "calls, newest first; `%ai show ID` shows one whole"))
     elif line:
-        print(render.plain_text(f"No call is like that. To ask it as a question: %ai -- log {line}"))
+        say(f"No call is like that. To ask it as a question: %ai -- log {line}")
     else:
         print("No call is recorded yet.")
 
@@ -58,19 +57,17 @@ def read_options(line: str, now: datetime.datetime | None = None) -> Search:
     Raises:
         UsageError: an option that is not known, or without a value.
     """
-    words = iter(words_of(line))
     texts: list[str] = []
     options: dict[str, Any] = {}
-    for word in words:
-        name, given, value = word.partition("=")
-        if name in ("--status", "--model", "--since", "-n", "--limit"):
-            value = value if given else next(words, "")
-            key = "limit" if name == "-n" else name.lstrip("-")
-            options[key] = _value(key, value, now)
-        elif word.startswith("-") and len(word) > 1 and not word[1].isdigit():
-            _wrong(f"{word} is not known")
-        else:
-            texts.append(word)
+    try:
+        for name, value in options_in(line, ("--status", "--model", "--since", "-n", "--limit")):
+            if name:
+                key = "limit" if name == "-n" else name.lstrip("-")
+                options[key] = _value(key, value, now)
+            else:
+                texts.append(value)
+    except UnknownOption as error:
+        _wrong(f"{error} is not known")
     text = " ".join(texts).encode("utf-8", "replace").decode().replace("\0", "")
     if len(text) > LONGEST_TEXT:
         _wrong(f"a text of {len(text):,} characters is too long (at most {LONGEST_TEXT})")

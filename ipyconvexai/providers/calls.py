@@ -31,6 +31,7 @@ __all__ = [
     "REPLAYED_HEADER",
     "REQUEST_ID_HEADER",
     "Call",
+    "KeyMaker",
     "Send",
     "SentBody",
     "body_bytes",
@@ -182,10 +183,41 @@ def body_bytes(body: dict[str, Any]) -> bytes:
     return json.dumps(body).encode()
 
 
+class KeyMaker:
+    """``cache_key`` of many bodies that differ in one text: 10 us for 60, as the rest is written and hashed once.
+
+    Args:
+        identity, path: as for ``cache_key``.
+        body: gives the body for a text, which stands in it once, as a value or a part of one.
+    """
+
+    def __init__(self, identity: str, path: str, body: Callable[[str], dict[str, Any]]) -> None:
+        before, mark, after = _canonical(body(_MARK)).partition(json.dumps(_MARK)[1:-1])
+        assert mark and json.dumps(_MARK)[1:-1] not in after
+        self._begun = hashlib.sha256(b"\0".join((identity.encode(), path.encode(), before.encode())))
+        self._after = after.encode()
+
+    def key(self, text: str) -> str:
+        digest = self._begun.copy()
+        digest.update(json.dumps(text)[1:-1].encode())
+        digest.update(self._after)
+        return _as_uuid(digest.digest())
+
+
+_MARK = "\0here stands the text\0"
+
+
+def _canonical(data: dict[str, Any]) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+
 def _key(identity: str, path: str, body: bytes, data: dict[str, Any] | None) -> str:
     if data is not None:
-        body = json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
-    digest = hashlib.sha256(b"\0".join((identity.encode(), path.encode(), body))).digest()
+        body = _canonical(data).encode()
+    return _as_uuid(hashlib.sha256(b"\0".join((identity.encode(), path.encode(), body))).digest())
+
+
+def _as_uuid(digest: bytes) -> str:
     number = int.from_bytes(digest[:16], "big")
     number = number & ~(0xF << 76) & ~(0x3 << 62) | (0x8 << 76) | (0x2 << 62)  # a UUIDv8: an application's own
     return str(uuid.UUID(int=number))

@@ -1,0 +1,159 @@
+"""What a batch asks: a recipe makes requests of texts, a task decides what is asked next. Calls ``providers``.
+
+A task is a generator. It yields requests that may be sent at the same time, is given one ``Done`` for each, in order,
+and returns a ``Result``. It neither sends nor reads: whether an answer comes from the ledger or from the provider, now
+or in a day, is the runner's business. As the same answers always lead to the same next requests, a task that was
+interrupted is resumed by running it again: what the ledger has is not sent.
+
+    def summary(recipe: Recipe, text: str) -> Task:
+        (done,) = yield [recipe.ask(text)]
+        return Result.of(done)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ipyconvexai.errors import CallError, Error
+from ipyconvexai.providers.calls import KeyMaker, body_bytes, cache_key
+from ipyconvexai.providers.endpoints import Endpoint
+
+__all__ = ["PATH", "Ask", "Done", "Part", "Recipe", "Result", "Task"]
+
+PATH = "chat/completions"
+
+
+class Recipe:
+    """Requests that differ in one text: `before` + text + `after` is the question, `system` stands before it.
+
+    The common part comes first and byte-equal, so that providers' prompt caches hit.
+
+    Args:
+        params: whatever else the body holds: temperature, response_format, ...
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        system: str | None = None,
+        before: str = "",
+        after: str = "",
+        params: dict[str, Any] | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.system = system
+        self._before, self._after = before, after
+        self._fixed = {"model": endpoint.model, **endpoint.named(params or {})}
+        self._system = [{"role": "system", "content": system}] if system else []
+        self._keys = KeyMaker(endpoint.identity, PATH, self.body)
+
+    def body(self, text: str, more: Sequence[dict[str, str]] = ()) -> dict[str, Any]:
+        """The request; `more`: messages that follow the question."""
+        question = {"role": "user", "content": f"{self._before}{text}{self._after}"}
+        return {**self._fixed, "messages": [*self._system, question, *more]}
+
+    def ask(self, text: str) -> Ask:
+        return Ask(self, text, self._keys.key(text))
+
+    def again(self, ask: Ask, answer: str, complaint: str) -> Ask:
+        """`ask` once more, after `answer`, with what is wrong with it."""
+        more = (*ask.more, {"role": "assistant", "content": answer}, {"role": "user", "content": complaint})
+        key = cache_key(self.endpoint.identity, PATH, body_bytes(self.body(ask.text, more)))
+        return Ask(self, ask.text, key, more)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request. `key` is its cache key: equal requests have equal keys."""
+
+    recipe: Recipe = field(repr=False)
+    text: str
+    key: str
+    more: tuple[dict[str, str], ...] = ()
+
+    def body(self) -> dict[str, Any]:
+        return self.recipe.body(self.text, self.more)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What one request came to: its text, or the error; both where the text was cut at the token limit.
+
+    `known`: the ledger had it. `cost` in US dollars is what it cost when it was sent; None: not known.
+    """
+
+    text: str | None = None
+    request_id: str | None = None
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+    known: bool = False
+    error: Error | None = None
+
+    @classmethod
+    def of_answer(cls, text: str | None, finish_reason: str | None, request_id: str | None, **fields: Any) -> Done:
+        """Of an answer: one without text is an error; one that was cut at the token limit is kept, and says so."""
+        if text is None:
+            silent = "the model answered without text"
+            error = CallError(silent, cure="Look at its answer: ai.ledger.calls().", request_id=request_id)
+            return cls(None, request_id, error=error, **fields)
+        if finish_reason == "length":
+            cure = "Allow more: max_tokens=."
+            cut = CallError("cut at the token limit", cure=cure, code="truncated", request_id=request_id)
+            return cls(text, request_id, error=cut, **fields)
+        return cls(text, request_id, **fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What went into one request of an input that took several.
+
+    `inputs`: {"from": c, "to": c} characters of the text, {"rows": [...]} of the frame, or {"parts": [...]} of the
+    round before.
+    """
+
+    round: int
+    part: int
+    inputs: dict[str, Any]
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an input came to. `done` is the request that gave it; `requests` and `tokens` count all that it took."""
+
+    value: Any = None  # a text, or what a schema made of it
+    done: Done = Done()
+    error: Error | None = None
+    requests: int = 0
+    tokens: int = 0
+    cost: float | None = None
+    known: bool = False  # nothing was sent for it
+    parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def of(cls, *dones: Done, value: Any = None, error: Error | None = None, parts: Sequence[Part] = ()) -> Result:
+        """Of the requests that it took; the last one gave it. `value`: None for that one's text."""
+        last = dones[-1]
+        costs = [done.cost for done in dones if done.cost is not None]
+        return cls(
+            value=last.text if value is None else value,
+            done=last,
+            error=error or last.error,
+            requests=sum(done.request_id is not None for done in dones),
+            tokens=sum(done.input_tokens + done.output_tokens for done in dones),
+            cost=sum(costs) if costs else None,
+            known=all(done.known for done in dones),
+            parts=tuple(parts),
+        )
+
+    def failed(self, error: Error) -> Result:
+        """The same with `error`, and without a value."""
+        return replace(self, value=None, error=error)
+
+
+Task = Generator[Sequence[Ask], Sequence[Done], Result]

@@ -18,17 +18,25 @@ if TYPE_CHECKING:
     from ipyconvexai.api import agenerate as agenerate
     from ipyconvexai.api import arun as arun
     from ipyconvexai.api import asafe_generate as asafe_generate
+    from ipyconvexai.api import batches as batches
     from ipyconvexai.api import cancel as cancel
     from ipyconvexai.api import crons as crons
     from ipyconvexai.api import doctor as doctor
     from ipyconvexai.api import generate as generate
     from ipyconvexai.api import jobs as jobs
+    from ipyconvexai.api import pause as pause
+    from ipyconvexai.api import resume as resume
     from ipyconvexai.api import run as run
     from ipyconvexai.api import safe_generate as safe_generate
     from ipyconvexai.api import stream as stream
     from ipyconvexai.application import App as App
     from ipyconvexai.application import app as app
     from ipyconvexai.application import connect as connect
+    from ipyconvexai.batch.schedule import Job as Job
+    from ipyconvexai.batch.schedule import job as job
+    from ipyconvexai.batch.schedule import schedule as schedule
+    from ipyconvexai.batch.mapping import amap as amap
+    from ipyconvexai.batch.mapping import map as map
     from ipyconvexai.batch.summarize import asummarize as asummarize
     from ipyconvexai.batch.summarize import summarize as summarize
     from ipyconvexai.errors import ApplicationError as ApplicationError
@@ -73,6 +81,7 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "Failure": "values",
     "Id": "tables.ids",
     "Index": "tables.model",
+    "Job": "batch.schedule",
     "Message": "tables.builtin",
     "OpenAI": "providers.clients",
     "Page": "tables.query",
@@ -87,24 +96,31 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "Usage": "values",
     "action": "functions.registry",
     "agenerate": "api",
+    "amap": "batch.mapping",
     "app": "application",
     "arun": "api",
     "asafe_generate": "api",
     "asummarize": "batch.summarize",
+    "batches": "api",
     "cancel": "api",
     "connect": "application",
     "cron": "functions.crons",
     "crons": "api",
     "doctor": "api",
     "generate": "api",
+    "job": "batch.schedule",
     "jobs": "api",
     "live": "notebook.live",
+    "map": "batch.mapping",
     "mutation": "functions.registry",
+    "pause": "api",
     "query": "functions.registry",
     "rate_limit": "functions.rate_limits",
     "register_provider": ("providers.catalog", "register"),
+    "resume": "api",
     "run": "api",
     "safe_generate": "api",
+    "schedule": "batch.schedule",
     "stream": "api",
     "summarize": "batch.summarize",
     "watch": "watching",

@@ -20,6 +20,7 @@ T = TypeVar("T")
 __all__ = [
     "agenerate",
     "arun",
+    "batches",
     "asafe_generate",
     "cancel",
     "crons",
@@ -28,6 +29,8 @@ __all__ = [
     "generate",
     "jobs",
     "limits",
+    "pause",
+    "resume",
     "run",
     "safe_generate",
     "stream",
@@ -215,14 +218,14 @@ def jobs(state: str | None = None, *, name: str | None = None, limit: int | None
 
 
 def cancel(job: str) -> str:
-    """Cancel a scheduled function, by its id, or stop a cron, by its name; gives its state from now on.
+    """Cancel a scheduled function or a batch, by its id, or stop a cron, by its name; gives its state from now on.
 
     "canceled": it never runs, or, where it is running, what it schedules from now on never runs. "stopped": the cron
     begins no more runs, in no process; one that was begun goes on, and to declare it again, as running its cell again
     does, starts it again. Any other state: the job was finished, and nothing changed.
 
     Raises:
-        NotFoundError: no job has this id, and no cron this name.
+        NotFoundError: no job and no batch has this id, and no cron this name.
     """
     from ipyconvexai.functions import crons as clocks
     from ipyconvexai.functions import jobs as rows
@@ -241,10 +244,64 @@ def cancel(job: str) -> str:
             return str(found[0][0])
     if isinstance(job, str) and (clocks.remove_cron(store, job) or clocks.is_cron(store, job)):
         return "stopped"
-    raise NotFoundError(
-        f"no job has the id {job!r}, and no cron has this name",
-        cure="ai.jobs() and ai.crons() list them; finished jobs stay for 7 days.",
-    )
+    try:
+        return _say(job, "cancel")
+    except NotFoundError:
+        raise NotFoundError(
+            f"no job and no batch has the id {job!r}, and no cron has this name",
+            cure="ai.jobs(), ai.batches() and ai.crons() list them; finished jobs stay for 7 days.",
+        ) from None
+
+
+# ---------------------------------------------------------------------------------------------- batches
+BATCHES_SHOWN = "id created_at kind input state rows items known failed tokens cost_usd model seconds".split()
+
+
+def batches(limit: int | None = 100) -> Relation:
+    """Batches, newest first: what was asked of what, how far each is, what it took, and why it stopped.
+
+    Those that run are up to date within two seconds, whatever process runs them. The rows of one are
+    ``ai.ledger.sql("SELECT * FROM batch_results WHERE batch_id = '...' ORDER BY row_number")``.
+
+    Args:
+        limit: at most so many rows; None for all.
+    """
+    from ipyconvexai.store.batch_rows import BATCHES_SQL
+
+    sql = BATCHES_SQL + (f" LIMIT {int(limit)}" if limit is not None else "")
+    return Relation(app().records.arrow(sql), caption="batches", shown=BATCHES_SHOWN)
+
+
+def pause(batch: str) -> str:
+    """Have a batch that runs, in any process, begin nothing more until ``ai.resume``; gives its state from now on.
+
+    It is heard within two seconds. What is being answered is recorded. A batch that is over stays as it is.
+
+    Raises:
+        NotFoundError: no batch has this id.
+    """
+    return _say(batch, "pause")
+
+
+def resume(batch: str) -> str:
+    """Have a paused batch go on; gives its state from now on.
+
+    One that was stopped goes on when its cell is run again: what is answered is not sent again.
+
+    Raises:
+        NotFoundError: no batch has this id.
+    """
+    return _say(batch, "resume")
+
+
+_SAID = {"pause": "paused", "resume": "running", "cancel": "canceled"}
+
+
+def _say(batch: str, wanted: str) -> str:
+    from ipyconvexai.store.batch_rows import say
+
+    before = say(app().store, str(batch), wanted)
+    return _SAID[wanted] if before in ("running", "paused") else before
 
 
 def crons() -> Relation:

@@ -13,10 +13,11 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ipyconvexai.errors import CallError, CanceledError, Error
+from ipyconvexai.errors import CallError, CanceledError, ConfigurationError, Error
 from ipyconvexai.functions import rate_limits
 from ipyconvexai.functions.crons import crons
 from ipyconvexai.functions.registry import registry
@@ -24,7 +25,7 @@ from ipyconvexai.functions.service import Functions, are_defined
 from ipyconvexai.generation import Generator, Plan, Prompt, Question
 from ipyconvexai.limiting import Limiting
 from ipyconvexai.loops import BackgroundLoop
-from ipyconvexai.providers import clients
+from ipyconvexai.providers import clients, posting
 from ipyconvexai.providers.choice import choose
 from ipyconvexai.providers.corridor import CALLER, Corridor
 from ipyconvexai.providers.deferred import DeferredAsyncOpenAI, DeferredOpenAI
@@ -34,10 +35,10 @@ from ipyconvexai.records import Records
 from ipyconvexai.reply import Reply, Success
 from ipyconvexai.settings import Settings, parse_replay
 from ipyconvexai.store.ledger import Ledger
-from ipyconvexai.store.link import open_store
+from ipyconvexai.store.link import Store, open_store
 from ipyconvexai.values import Failure, Replay, Stop
 
-__all__ = ["App", "TextStream", "app", "connect"]
+__all__ = ["App", "TextStream", "app", "connect", "opened_over", "within"]
 
 T = TypeVar("T")
 
@@ -206,6 +207,12 @@ class _Services:
     def stream(self, prompt: Prompt, **options: Any) -> AsyncGenerator[str | Reply, None]:
         return self._app.generator.stream(question(prompt, options))
 
+    def post(self, address: str, value: Any, **options: Any) -> Coroutine[Any, Any, posting.Posted]:
+        return posting.post_json(address, value, **options)
+
+    def send_email(self, to: str, subject: str, text: str, **options: Any) -> Coroutine[Any, Any, str]:
+        return posting.send_email(to, subject, text, **options)
+
 
 @contextlib.contextmanager
 def _stoppable(stop: Stop) -> Iterator[None]:
@@ -326,6 +333,7 @@ def failure(error: CallError) -> Failure:
 _lock = threading.RLock()
 _current: App | None = None
 _open_apps: weakref.WeakSet[App] = weakref.WeakSet()
+_here: ContextVar[App | None] = ContextVar("ipyconvexai_app", default=None)  # in place of the current one
 
 
 def connect(
@@ -390,6 +398,8 @@ def _retired(current: App | None) -> App | None:
 def app() -> App:
     """The current app; opened at first use."""
     global _current
+    if (owner := _here.get()) is not None and not owner._closed:
+        return owner
     with _lock:
         fresh = _current is None
         if _current is None:
@@ -398,6 +408,28 @@ def app() -> App:
     if fresh and are_defined():
         current.functions.start()
     return current
+
+
+@contextlib.contextmanager
+def within(owner: App) -> Iterator[None]:
+    """What is asked in here, and in tasks and threads that begin in here, is asked of `owner`, whatever is current."""
+    token = _here.set(owner)
+    try:
+        yield
+    finally:
+        _here.reset(token)
+
+
+def opened_over(store: Store) -> App:
+    """The app that works over `store`.
+
+    Raises:
+        ConfigurationError: it was closed.
+    """
+    for opened in list(_open_apps):
+        if opened.store is store:
+            return opened
+    raise ConfigurationError("this app was closed", cure='Open another: ai.connect("my.duckdb").')
 
 
 def _forget(closed: App) -> None:

@@ -209,13 +209,13 @@ def jobs(state: str | None, name: str | None, db: str | None) -> None:
 
 
 @main.command()
-@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("source", metavar="[FILE]", type=click.Path(path_type=Path), required=False)
 @_DB
 @click.option("--user", help="As whom; default: JUPYTERHUB_USER, then your login name.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="How many actions run at one time.")
 @click.option("--grace", type=click.FloatRange(min=0), help="Seconds in which running jobs may end when it is stopped.")
-def worker(source: Path, **options: Any) -> None:
-    """Run the scheduled functions and crons that FILE defines, a .py or .ipynb file, until SIGTERM or Ctrl-C."""
+def worker(source: Path | None, **options: Any) -> None:
+    """Run scheduled batches, and the functions and crons of FILE, a .py or .ipynb file, until SIGTERM or Ctrl-C."""
     from ipyconvexai import worker as the_worker
 
     given = {name: value for name, value in options.items() if value is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -79,26 +79,31 @@ class Purse:
     def __init__(self, usd: float) -> None:
         self.usd = usd
         self._lock = threading.Lock()
-        self._taken: dict[str, float] = {}
+        self._taken: dict[str, float] = {}  # reserved by calls under way
+        self._spent = 0.0
+        self._reserved = 0.0
 
     @property
     def left(self) -> float:
         with self._lock:
-            return self.usd - sum(self._taken.values())
+            return self.usd - self._spent - self._reserved
 
     def take(self, call: str, usd: float) -> bool:
         """Reserve what the call of that id is estimated to cost; False: that is more than is left."""
         with self._lock:
-            if sum(self._taken.values()) + usd > self.usd:
+            if self._spent + self._reserved + usd > self.usd:
                 return False
             self._taken[call] = usd
+            self._reserved += usd
             return True
 
     def settle(self, call: str, usd: float | None) -> None:
         """What it did cost in place of the estimate; None: nobody knows, so the estimate stays."""
         with self._lock:
-            if usd is not None and call in self._taken:
-                self._taken[call] = usd
+            reserved = self._taken.pop(call, None)
+            if reserved is not None:
+                self._spent += reserved if usd is None else usd
+                self._reserved = self._reserved - reserved if self._taken else 0.0
 
 
 class Stop:
@@ -126,6 +131,7 @@ class Caller:
     batch_id: str | None = None
     replay: Replay | None = None  # None: the setting
     retries: int | None = None  # None: what the client was made with
+    patience: float | None = None  # seconds that it waits where the provider asks for a pause; None: two minutes
     record: str | None = None  # "full" or "metadata"; None: the setting
     gate: Gate | None = field(default=None, repr=False, compare=False)
     stop: Stop | None = field(default=None, repr=False, compare=False)
@@ -133,6 +139,8 @@ class Caller:
     # Told on the background loop when a limit makes the call wait, and with None when that is over.
     on_wait: Callable[[Wait | None], None] | None = field(default=None, repr=False, compare=False)
     purse: Purse | None = field(default=None, repr=False, compare=False)
+    # Delivers an httpx2.Request and gives the httpx2.Response, on the background loop; None: the corridor's network.
+    send: Callable[[Any], Awaitable[Any]] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

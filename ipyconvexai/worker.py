@@ -1,4 +1,4 @@
-"""``ipyconvexai worker FILE``: runs the jobs and crons of a Python file or a notebook, without a kernel.
+"""``ipyconvexai worker [FILE]``: runs scheduled batches, and jobs and crons of a Python file or a notebook.
 
 Floor 5: calls ``application`` and what lies below. Promises: of a notebook only what defines is run, so that no paid
 call of it is repeated, and what is left out is told; SIGTERM or Ctrl-C stops it cleanly: it finishes or hands back what
@@ -45,7 +45,7 @@ def _print(line: str) -> None:
 
 
 def main(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     *,
     db: str | None = None,
     user: str | None = None,
@@ -54,10 +54,11 @@ def main(
     say: Say = _print,
     stop: threading.Event | None = None,
 ) -> int:
-    """Run the jobs of the functions that `path` defines until a signal comes (or `stop` is set); gives the exit code.
+    """Run scheduled batches, and the jobs of the functions that `path` defines, until a signal comes (or `stop` is
+    set); gives the exit code.
 
     Args:
-        path: a .py file or an .ipynb notebook.
+        path: a .py file or an .ipynb notebook; None: only what comes with the package is run, scheduled batches say.
         db: the ledger; default IPYCONVEXAI_DB, then the person's.
         user: as for ``ai.connect``.
         concurrency: actions at once.
@@ -76,9 +77,11 @@ def main(
     return 0
 
 
-def _defined_by(path: str | os.PathLike[str], say: Say) -> list[str]:
+def _defined_by(path: str | os.PathLike[str] | None, say: Say) -> list[str]:
     """The names of the mutations and actions in `path`. No job begins before all of it is loaded."""
     define_built_in()  # they are everybody's
+    if path is None:
+        return ["scheduled batches"]
     known = _definitions()
     Functions.works_here = False
     try:

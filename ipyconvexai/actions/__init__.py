@@ -1,4 +1,4 @@
-"""Functions that come with the package, in the manner of a Convex app: texts, chats, documents, limits.
+"""Functions that come with the package, as a Convex app has them: texts, chats, documents, limits, notices, batches.
 
 They are written with what everybody has, ``import ipyconvexai as ai`` and ``ctx``, so they are examples, too. By
 name they are ``ai.send_message`` and so on; ``ai.run("send_message", ...)``, ``%ai run`` and the command line find them
@@ -8,10 +8,12 @@ where no function of one's own has that name. Keys come from the environment: no
 from __future__ import annotations
 
 from ipyconvexai.actions import documents
+from ipyconvexai.actions.batches import run_batch
 from ipyconvexai.actions.conversations import cancel_response, send_message, start_conversation
 from ipyconvexai.actions.documents import process_with_ai
 from ipyconvexai.actions.limits import check_rate_limit, generate_with_rate_limit, record_request
 from ipyconvexai.actions.messages import load_messages
+from ipyconvexai.actions.notices import notify_webhook, send_email
 from ipyconvexai.actions.replies import generate_response, save_response
 from ipyconvexai.actions.texts import SafeFailure, SafeText, generate_text, generate_with_chef, safe_generate
 
@@ -26,10 +28,13 @@ __all__ = [
     "generate_with_chef",
     "generate_with_rate_limit",
     "load_messages",
+    "notify_webhook",
     "process_with_ai",
     "record_request",
+    "run_batch",
     "safe_generate",
     "save_response",
+    "send_email",
     "send_message",
     "start_conversation",
 ]

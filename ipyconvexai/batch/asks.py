@@ -12,7 +12,7 @@ interrupted is resumed by running it again: what the ledger has is not sent.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from ipyconvexai.errors import CallError, Error
 from ipyconvexai.providers.calls import KeyMaker, body_bytes, cache_key
 from ipyconvexai.providers.endpoints import Endpoint
 
-__all__ = ["PATH", "Ask", "Done", "Part", "Recipe", "Result", "Task"]
+__all__ = ["PATH", "Ask", "Done", "Part", "Recipe", "Result", "Tally", "Task"]
 
 PATH = "chat/completions"
 
@@ -123,37 +123,72 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """What some requests took. `cost` in US dollars, as far as prices are known; None: of none of them."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+
+    @classmethod
+    def of(cls, dones: Iterable[Done]) -> Tally:
+        made = [done for done in dones if done.request_id is not None]
+        if len(made) == 1:  # nearly always
+            (one,) = made
+            return cls(1, one.input_tokens, one.cached_tokens, one.output_tokens, one.cost)
+        costs = [done.cost for done in made if done.cost is not None]
+        return cls(
+            requests=len(made),
+            input_tokens=sum(done.input_tokens for done in made),
+            cached_tokens=sum(done.cached_tokens for done in made),
+            output_tokens=sum(done.output_tokens for done in made),
+            cost=sum(costs) if costs else None,
+        )
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+_NONE = Tally()
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
-    """What an input came to. `done` is the request that gave it; `requests` and `tokens` count all that it took."""
+    """What an input came to. `done` is the request that gave it, `total` is what it took in all, `sent` the part of
+    that which was not in the ledger before."""
 
     value: Any = None  # a text, or what a schema made of it
     done: Done = Done()
     error: Error | None = None
-    requests: int = 0
-    tokens: int = 0
-    cost: float | None = None
-    known: bool = False  # nothing was sent for it
+    total: Tally = _NONE
+    sent: Tally = _NONE
     parts: tuple[Part, ...] = ()
 
     @classmethod
     def of(cls, *dones: Done, value: Any = None, error: Error | None = None, parts: Sequence[Part] = ()) -> Result:
         """Of the requests that it took; the last one gave it. `value`: None for that one's text."""
         last = dones[-1]
-        costs = [done.cost for done in dones if done.cost is not None]
-        return cls(
-            value=last.text if value is None else value,
-            done=last,
-            error=error or last.error,
-            requests=sum(done.request_id is not None for done in dones),
-            tokens=sum(done.input_tokens + done.output_tokens for done in dones),
-            cost=sum(costs) if costs else None,
-            known=all(done.known for done in dones),
-            parts=tuple(parts),
-        )
+        total = Tally.of(dones)
+        known = sum(done.known for done in dones)
+        sent = total if not known else _NONE if known == len(dones) else Tally.of(d for d in dones if not d.known)
+        return cls(last.text if value is None else value, last, error or last.error, total, sent, tuple(parts))
 
     def failed(self, error: Error) -> Result:
         """The same with `error`, and without a value."""
         return replace(self, value=None, error=error)
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether there is an error in place of a value; a text that was cut is a value."""
+        return self.error is not None and self.value is None
+
+    @property
+    def known(self) -> bool:
+        """Whether the ledger had all of it: nothing was sent."""
+        return self.done.known and self.sent.requests == 0
 
 
 Task = Generator[Sequence[Ask], Sequence[Done], Result]

@@ -1,104 +1,442 @@
-"""Sends many calls at once through the corridor and collects one outcome for each. Runs on the background loop.
+"""Runs tasks: their requests are answered from the ledger where it can, and sent through the corridor where it cannot.
 
-N workers over one iterator, not N tasks behind a semaphore: that took up to 40 % more CPU and kept every document
-alive. ``concurrency`` counts requests being sent; a worker that waits for a commit does not count, so there are twice
-as many workers (0.95 of the raw speed instead of 0.75).
+Runs on the background loop; calls the generator's clients, ``asks`` and ``control``. Inputs come in chunks, of which only
+a few are open at a time, so that what is held does not grow with the batch; each chunk is looked up with one set-wise
+question and given back in order. N workers over one queue, not N tasks behind a semaphore: that took up to 40 % more
+CPU and kept every document alive. ``concurrency`` counts requests being sent; a worker that waits for a commit does
+not count, so there are twice as many workers (0.95 of the raw speed instead of 0.75).
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+import datetime
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
-from ipyconvexai.errors import BudgetError, CallError, Error, InputError
+from ipyconvexai.application import App
+from ipyconvexai.batch.asks import PATH, Ask, Done, Result, Task
+from ipyconvexai.batch.control import Control
+from ipyconvexai.errors import (
+    AuthenticationError,
+    BudgetError,
+    CallError,
+    CanceledError,
+    Error,
+    InputError,
+    LimitError,
+)
+from ipyconvexai.ids import new_id
 from ipyconvexai.providers.clients import AsyncOpenAI
 from ipyconvexai.providers.corridor import CALLER
 from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.exchange import chat
-from ipyconvexai.values import Caller
+from ipyconvexai.store.clock import utc_now
+from ipyconvexai.store.ledger import Known
+from ipyconvexai.values import Caller, Purse, Replay
 
-__all__ = ["Done", "Runner", "answered"]
-
-Job = TypeVar("Job")
+__all__ = ["Chunk", "Item", "Plan", "Runner", "of_known"]
 
 WORKERS_PER_SEND = 2
+MOST_CHUNKS = 32  # that are open at a time
+# Errors of one row that every other row would get, too: nothing more is sent.
+_EVERYBODYS = frozenset({"insufficient_quota", "billing_hard_limit_reached", "model_not_found", "schema_refused"})
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Item:
+    """One distinct input, the rows that have it, and how far it is.
+
+    `text` names it among others; `document` whether that is a document to keep.
+    """
+
+    task: Task
+    rows: list[int]
+    text: str | None = None
+    document: bool = False
+    label: str | None = None
+    result: Result | None = None
+    asks: Sequence[Ask] = ()
+    dones: list[Done | None] = dataclasses.field(default_factory=list)
+    left: int = 0  # requests of this round that are not answered
+    chunks: list[Chunk] = dataclasses.field(default_factory=list)
+
+    def advance(self) -> None:
+        """Give the answers to the task: it asks for more, or there is a result."""
+        given, self.dones = self.dones, []
+        try:
+            self.asks = self.task.send(given if self.asks else None)  # type: ignore[arg-type] # None begins it
+        except StopIteration as end:
+            self.result, self.asks = end.value, ()
+            return
+        self.dones, self.left = [None] * len(self.asks), len(self.asks)
+
+    def answer(self, index: int, done: Done) -> None:
+        self.dones[index] = done
+        self.left -= 1
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Chunk:
+    """Some rows in order: each an input, or what it came to without one."""
+
+    rows: list[Item | Result]
+    new: list[Item]  # those that no open chunk had before
+    left: int = 0  # inputs that have no result yet
+    settled: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+    def results(self) -> list[Result]:
+        return [row if isinstance(row, Result) else row.result or Result() for row in self.rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Done:
-    """One call's outcome: its text, or the error."""
+class Plan:
+    """How a batch is run. `purse` may be spent from; `known_in`: only answers of that batch count as recorded;
+    `only_failed`: what was never tried is not sent; `sends`: False answers from the ledger alone."""
 
-    text: str | None = None
-    request_id: str | None = None
-    tokens: int = 0
-    cost: float = 0.0
-    error: Error | None = None
-
-
-def answered(text: str, request_id: str | None, finish_reason: str | None) -> Done:
-    """The outcome of an answer: a text that was cut at the token limit is kept, and says so."""
-    if finish_reason != "length":
-        return Done(text, request_id)
-    cut = CallError("cut at the token limit", cure="Allow more: max_tokens=.", code="truncated", request_id=request_id)
-    return Done(text, request_id, error=cut)
+    model: str | None
+    endpoint: Endpoint
+    caller: Caller
+    concurrency: int
+    timeout: float | None = None
+    patience: float = 120.0
+    purse: Purse | None = None
+    known_in: str | None = None
+    only_failed: bool = False
+    sends: bool = True
 
 
 class Runner:
-    """Sends bodies to one endpoint, `concurrency` at once."""
+    """Runs one batch. `settled` is called with each input that has its result, on the loop."""
 
     def __init__(
-        self, client: AsyncOpenAI, endpoint: Endpoint, concurrency: int, caller: Caller, timeout: float | None = None
+        self,
+        app: App,
+        plan: Plan,
+        control: Control,
+        settled: Callable[[Item], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._timeout = timeout
-        self._client = client
-        self._endpoint = endpoint
-        self._workers = WORKERS_PER_SEND * concurrency
-        self._caller = dataclasses.replace(caller, gate=asyncio.Semaphore(concurrency))
-        self._spent: BudgetError | None = None
+        self._app = app
+        self._plan = plan
+        self._control = control
+        self._settled = settled
+        self._clock = clock
+        self._client: AsyncOpenAI | None = None
+        self._endpoint = plan.endpoint
+        self._readying = asyncio.Lock()
+        self._queue: collections.deque[tuple[Item, int]] = collections.deque()
+        self._queued = asyncio.Semaphore(0)
+        self._workers = WORKERS_PER_SEND * plan.concurrency
+        self._hungry = asyncio.Event()
+        self._open: collections.deque[Chunk] = collections.deque()
+        self._opened = asyncio.Event()
+        self._retired = asyncio.Event()
+        self._unsettled = 0
+        self._all_read = False
+        self._sending = 0
+        self._paid = asyncio.Event()  # something was settled, so that there may be more in the purse
+        self._parked: tuple[float, Error] | None = None
+        self.over: Error | None = None  # why nothing more is sent
 
-    async def run(
-        self, jobs: Iterable[Job], body: Callable[[Job], dict[str, Any]], report: Callable[[Job, Done], None]
-    ) -> None:
-        """Send ``body(job)`` for each job; `report` is called with each outcome as it comes.
+    @property
+    def sending(self) -> int:
+        """Requests that are being answered."""
+        return self._sending
+
+    async def run(self, chunks: AsyncIterator[Chunk], retire: Callable[[Chunk], Awaitable[None]]) -> None:
+        """Run the tasks of `chunks`; `retire` is given each when all its inputs have results, in order.
 
         Raises:
             StoreError: the ledger cannot record: nothing more is sent.
         """
-        CALLER.set(self._caller)
-        waiting = iter(jobs)
+        gate = asyncio.Semaphore(self._plan.concurrency)
+        CALLER.set(dataclasses.replace(self._plan.caller, gate=gate))
+        await _all([self._read(chunks), self._give_back(retire), *(self._work() for _ in range(self._workers))])
 
-        async def work() -> None:
-            for job in waiting:
-                spent = self._spent  # then the rest is not even tried: each try would be a row
-                report(job, await self._send(body(job)) if spent is None else Done(error=spent))
+    # ------------------------------------------------------------------------------------------ chunks
+    async def _read(self, chunks: AsyncIterator[Chunk]) -> None:
+        async for chunk in chunks:
+            for item in chunk.new:
+                item.advance()
+            self._unsettled += len(chunk.new)
+            new = set(chunk.new)
+            for row in {row for row in chunk.rows if isinstance(row, Item)}:
+                if row.result is None or row in new:
+                    row.chunks.append(chunk)
+                    chunk.left += 1
+            await self._proceed(chunk.new)
+            self._push(chunk.new)
+            if chunk.left == 0:
+                chunk.settled.set()
+            self._open.append(chunk)
+            self._opened.set()
+            await self._until_hungry()
+        self._all_read = True
+        self._opened.set()
+        self._end_if_done()
 
-        await _all(work() for _ in range(self._workers))
+    async def _until_hungry(self) -> None:
+        while len(self._queue) > self._workers:
+            self._hungry.clear()
+            await self._hungry.wait()
+        while len(self._open) >= MOST_CHUNKS:
+            self._retired.clear()
+            await self._retired.wait()
 
-    async def _send(self, body: dict[str, Any]) -> Done:
+    async def _give_back(self, retire: Callable[[Chunk], Awaitable[None]]) -> None:
+        while True:
+            while not self._open:
+                if self._all_read:
+                    return
+                self._opened.clear()
+                await self._opened.wait()
+            chunk = self._open[0]
+            await chunk.settled.wait()
+            self._open.popleft()
+            await retire(chunk)
+            self._retired.set()
+
+    # ------------------------------------------------------------------------------------------ rounds
+    async def _proceed(self, items: Sequence[Item]) -> None:
+        """Answer from the ledger what it can answer, round after round; what has its result is settled."""
+        going = list(items)
+        while going:
+            asked = [(item, index, ask) for item in going for index, ask in enumerate(item.asks)]
+            known = await asyncio.to_thread(self._known, [ask.key for _, _, ask in asked]) if asked else {}
+            for item, index, ask in asked:
+                if (done := known.get(ask.key)) is not None:
+                    item.answer(index, done)
+            answered = [item for item in going if item.left == 0]
+            for item in answered:
+                if item.result is None:
+                    item.advance()
+            going = []
+            for item in answered:
+                if item.result is not None:
+                    self._settle(item)
+                else:
+                    going.append(item)
+
+    def _known(self, keys: list[str]) -> dict[str, Done]:
+        """Blocking."""
+        if not keys:
+            return {}
+        records, plan = self._app.records, self._plan
+        found = {key: of_known(known) for key, known in records.answers(keys, plan.known_in).items()}
+        if plan.only_failed and (rest := [key for key in keys if key not in found]):
+            failed = records.failed(rest)
+            found |= {key: Done(error=_never_tried()) for key in rest if key not in failed}
+        elif not plan.sends:
+            found |= {key: Done(error=_not_there()) for key in keys if key not in found}
+        return found
+
+    def _push(self, items: Sequence[Item], *, first: bool = False) -> None:
+        """Put what is not answered into the queue; `first`: before what was not begun."""
+        pieces = [(item, index) for item in items for index, done in enumerate(item.dones) if done is None]
+        if first:
+            self._queue.extendleft(reversed(pieces))
+        else:
+            self._queue.extend(pieces)
+        for _ in pieces:
+            self._queued.release()
+
+    def _settle(self, item: Item) -> None:
+        self._unsettled -= 1
+        self._settled(item)
+        for chunk in item.chunks:
+            chunk.left -= 1
+            if chunk.left == 0:
+                chunk.settled.set()
+        item.chunks.clear()
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._all_read and self._unsettled == 0:
+            for _ in range(self._workers):
+                self._queued.release()
+
+    # ------------------------------------------------------------------------------------------ sending
+    async def _work(self) -> None:
+        while True:
+            await self._queued.acquire()
+            if not self._queue:
+                return
+            item, index = self._queue.popleft()
+            if len(self._queue) <= self._workers:
+                self._hungry.set()
+            item.answer(index, await self._send(item.asks[index]))
+            if item.left == 0:
+                item.advance()
+                if item.result is not None:
+                    self._settle(item)
+                else:
+                    await self._proceed([item])
+                    self._push([item], first=True)
+
+    async def _send(self, ask: Ask) -> Done:
+        if not await self._control.clear():
+            self.over = self.over or _canceled()
+        if (error := self._why_not()) is not None:
+            return Done(error=error)
+        if self._client is None:
+            await self._ready()
+        if self._plan.purse is None:
+            return await self._exchange(ask)
+        return await self._exchange_within(self._plan.purse, ask)
+
+    def _why_not(self) -> Error | None:
+        """What keeps the next request from being sent: it is not even tried, for each try would be a row."""
+        if self.over is not None:
+            return self.over
+        if self._parked is not None and self._clock() < self._parked[0]:
+            return self._parked[1]
+        return None
+
+    async def _ready(self) -> None:
+        """Make the endpoint one that can answer, and its client: what the ledger answers needs neither a key nor a
+        local model."""
+        async with self._readying:
+            if self._client is None:
+                if self._endpoint.unready and self._plan.caller.replay is not Replay.ONLY:
+                    self._endpoint = await self._app.generator.endpoint(self._plan.model)
+                self._client = self._app.generator.client(self._endpoint)
+
+    async def _exchange(self, ask: Ask) -> Done:
+        assert self._client is not None
+        self._sending += 1
         try:
-            answer = await chat(self._client, self._endpoint, body, self._timeout)
-        except (CallError, InputError) as error:  # of this row; whatever else happens is everybody's
-            if isinstance(error, BudgetError) and error.code == "budget":
-                self._spent = error
-            return Done(error=error, request_id=error.request_id)
-        text, request_id = answer.reading.text, answer.request_id
-        if text is None:
-            silent = CallError(
-                "the model answered without text", cure="Look at its answer: ai.ledger.calls().", request_id=request_id
-            )
-            return Done(error=silent, request_id=request_id)
-        done = answered(text, request_id, answer.reading.finish_reason)
-        return dataclasses.replace(done, tokens=answer.reading.usage.total_tokens, cost=answer.cost or 0.0)
+            answer = await chat(self._client, self._endpoint, ask.body(), self._plan.timeout)
+        except (CallError, InputError) as error:  # of this row; whatever else happens (no key, say) is everybody's
+            return self._failed(error)
+        finally:
+            self._sending -= 1
+        usage = answer.reading.usage
+        return Done.of_answer(
+            answer.reading.text,
+            answer.reading.finish_reason,
+            answer.request_id,
+            input_tokens=usage.input_tokens or 0,
+            cached_tokens=usage.cached_tokens or 0,
+            output_tokens=usage.output_tokens or 0,
+            cost=answer.cost,
+        )
+
+    def _failed(self, error: CallError | InputError) -> Done:
+        after = error.retry_after
+        if isinstance(error, AuthenticationError) or error.code in _EVERYBODYS or _is_spent(error):
+            self.over = self.over or error
+        elif after is not None and after > self._plan.patience and _is_providers(error):
+            parked = _parked(error, after)
+            self._parked = (self._clock() + after, parked)
+            return Done(error=parked, request_id=error.request_id)
+        return Done(error=error, request_id=error.request_id)
+
+    # ------------------------------------------------------------------------------------------ money
+    async def _exchange_within(self, purse: Purse, ask: Ask) -> Done:
+        """Send what the purse allows; where it is what is under way that leaves too little, wait for that."""
+        body = ask.body()
+        _, cost = await self._app.wiring.corridor.estimate(self._endpoint, PATH, body)
+        if cost is None:
+            self.over = self.over or _no_price(self._endpoint)
+            return Done(error=self.over)
+        token = new_id()
+        while not purse.take(token, cost):
+            if self._sending == 0:
+                self.over = self.over or _spent(purse, cost)
+            if self.over is not None:
+                return Done(error=self.over)
+            self._paid.clear()
+            await self._paid.wait()
+        done = None
+        try:
+            done = await self._exchange(ask)
+            return done
+        finally:
+            if done is not None:
+                purse.settle(token, 0.0 if _is_free(done) else done.cost)
+            self._paid.set()
 
 
-async def _all(workers: Iterable[Awaitable[None]]) -> None:
+def of_known(known: Known) -> Done:
+    return Done.of_answer(
+        known.text,
+        known.finish_reason,
+        known.request_id,
+        input_tokens=known.input_tokens or 0,
+        cached_tokens=known.cached_tokens or 0,
+        output_tokens=known.output_tokens or 0,
+        cost=known.cost_usd,
+        known=True,
+    )
+
+
+def _is_spent(error: Error) -> bool:
+    return isinstance(error, BudgetError) and error.code == "budget"
+
+
+def _is_providers(error: Error) -> bool:
+    return not isinstance(error, LimitError) or error.code == "provider_pause"
+
+
+def _is_free(done: Done) -> bool:
+    """Providers do not bill what they refuse; a request that timed out may have been answered."""
+    return done.error is not None and done.text is None and done.error.code not in ("timeout", "unreachable")
+
+
+def _parked(error: Error, seconds: float) -> CallError:
+    again = (utc_now() + datetime.timedelta(seconds=seconds)).strftime("%H:%M:%S UTC")
+    return CallError(
+        f"parked: the provider asked to wait {seconds:,.0f} s, which is longer than patience= allows",
+        cure=f"Run it again after {again}, with retry_failed=True for these alone, or raise patience=.",
+        code="parked",
+        retryable=True,
+        retry_after=seconds,
+        request_id=error.request_id if isinstance(error, CallError) else None,
+    )
+
+
+def _canceled() -> CanceledError:
+    return CanceledError("the batch was canceled", cure="Run it again: what is answered is not sent again.")
+
+
+def _never_tried() -> CallError:
+    return CallError(
+        "not sent: it was never tried, and retry_failed=True sends only what failed",
+        cure="Leave out retry_failed= to send the rest.",
+        code="not_sent",
+    )
+
+
+def _not_there() -> CallError:
+    return CallError("not answered", cure="Run the batch again.", code="not_sent")
+
+
+def _spent(purse: Purse, cost: float) -> BudgetError:
+    return BudgetError(
+        f"the batch's budget of ${purse.usd:g} is spent: ${max(0.0, purse.left):.4g} are left, and the next request may"
+        f" cost ${cost:.4g}",
+        cure="Run it again with a higher budget=: what is answered is not paid again.",
+    )
+
+
+def _no_price(endpoint: Endpoint) -> BudgetError:
+    return BudgetError(
+        f"the price of {endpoint.provider}:{endpoint.model} is not known, and this batch has a budget",
+        cure="Leave budget= out, or use a model whose price is known. Nothing was sent.",
+        code="price_unknown",
+    )
+
+
+async def _all(workers: Iterable[Coroutine[Any, Any, None]]) -> None:
     """Run the workers; the first that fails stops the others, and its error is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             for worker in workers:
-                group.create_task(worker)  # type: ignore[arg-type] # a coroutine
+                group.create_task(worker)
     except BaseExceptionGroup as failed:
         first = failed.exceptions[0]
     else:

@@ -64,6 +64,8 @@ _ELSEWHERE = {
     "model": "an action",
     "generate": "an action",
     "stream": "an action",
+    "post": "an action",
+    "send_email": "an action",
 }
 
 
@@ -190,6 +192,29 @@ class ActionContext(_Acting):
         """``ai.generate`` with the same arguments, awaited."""
         return await self._runner.services.generate(prompt, **{"timeout": self._patience, **options})
 
+    async def post(self, address: str, value: Any, **options: Any) -> Any:
+        """POST `value` as JSON; gives the answer's ``.status`` and ``.value``. Nothing of it is in the ledger.
+
+        Args:
+            address: a URL, or "env:NAME": it stands in that environment variable, where secrets belong.
+            value: plain JSON values.
+            **options: ``headers``; ``key_variable``, the environment variable with a key, sent as
+                ``Authorization: Bearer``; ``timeout`` in seconds (30).
+
+        Raises:
+            InputError, ConfigurationError: nothing was sent.
+            ProviderError: it was refused; with ``status``, ``retryable`` and ``retry_after``.
+            UnreachableError, CallTimeoutError: no connection, no answer.
+        """
+        return await self._runner.services.post(address, value, **options)
+
+    async def send_email(self, to: str, subject: str, text: str, *, idempotency_key: str | None = None) -> str:
+        """Send a plain e-mail through Resend (RESEND_API_KEY, RESEND_DOMAIN); gives its id there.
+
+        Sent again under the same `idempotency_key` it is the same mail. The errors of ``post``.
+        """
+        return await self._runner.services.send_email(to, subject, text, idempotency_key=idempotency_key)
+
     async def run_query(self, fn: Any, /, **args: Any) -> Any:
         """A query's result; each is a snapshot of its own."""
         return await self._runner.aquery(of(fn), args, user_id=self.user_id)
@@ -233,6 +258,12 @@ class SyncActionContext(_Acting):
     def generate(self, prompt: Any, **options: Any) -> Any:
         options = {"timeout": self._patience, **options}
         return self._runner.wait(self._runner.services.generate(prompt, **options))
+
+    def post(self, address: str, value: Any, **options: Any) -> Any:
+        return self._runner.wait(self._runner.services.post(address, value, **options))
+
+    def send_email(self, to: str, subject: str, text: str, *, idempotency_key: str | None = None) -> str:
+        return self._runner.wait(self._runner.services.send_email(to, subject, text, idempotency_key=idempotency_key))
 
     def run_query(self, fn: Any, /, **args: Any) -> Any:
         return self._runner.query(of(fn), args, user_id=self.user_id)

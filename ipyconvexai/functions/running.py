@@ -42,6 +42,10 @@ class Services(Protocol):
 
     def stream(self, prompt: Any, **options: Any) -> AsyncGenerator[str | Reply, None]: ...
 
+    def post(self, address: str, value: Any, **options: Any) -> Coroutine[Any, Any, Any]: ...
+
+    def send_email(self, to: str, subject: str, text: str, **options: Any) -> Coroutine[Any, Any, str]: ...
+
 
 class Running(Protocol):
     """The runner, as contexts see it; see ``runner`` for what its methods promise."""

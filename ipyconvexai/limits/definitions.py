@@ -27,6 +27,7 @@ class Asked:
         waits: whether it will ask again when it is refused.
         slack: seconds between asking and sending that it may need; limits may allow it more.
         call_id: the row of its first attempt.
+        batched: it goes to the provider in a batch, which has allowances of its own: only budgets count it.
     """
 
     request_id: str
@@ -40,6 +41,7 @@ class Asked:
     waits: bool = True
     slack: float = 0.0
     call_id: str | None = None
+    batched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Definition:
             and (self.model is None or self.model == call.model)
             and (self.user is None or self.user == call.user)
             and (self.per != "batch" or call.batch is not None)
+            and (self.kind == "budget" or not call.batched)
         )
 
     def key(self, call: Asked) -> str:

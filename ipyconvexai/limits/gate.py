@@ -168,7 +168,7 @@ class Gate:
         self._judged += 1
         if self._judged % TIDY_EVERY == 0:
             self._tidy(now)
-        if self._pauses and (paused := self._paused(call, now)) is not None:
+        if self._pauses and not call.batched and (paused := self._paused(call, now)) is not None:
             return paused
         takes: list[tuple[Counter, int]] = []
         worst: tuple[Refused, Counter, int] | None = None

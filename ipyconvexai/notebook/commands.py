@@ -107,6 +107,12 @@ def _limits(session: Session) -> None:
     _show(limits(), "There is no limit. `%ai budget 5 USD/day` or ai.app().limit(requests=60) sets one.")
 
 
+def _batches(session: Session) -> None:
+    from ipyconvexai.api import batches
+
+    _show(batches(), 'No batch was run yet: ai.summarize(df, "text") is one.')
+
+
 def _cancel(session: Session, quoted: str | None, word: str | None) -> None:
     from ipyconvexai.api import cancel
 
@@ -128,7 +134,7 @@ def _version(session: Session) -> None:
     print(f"ipyconvexai {__version__}")
 
 
-_MISTYPED = re.compile(r"(?:version|doctor|help|functions|jobs|crons|limits|prompts|chat)\s+-.*")
+_MISTYPED = re.compile(r"(?:version|doctor|help|functions|jobs|crons|limits|batches|prompts|chat)\s+-.*")
 
 _COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     *help.COMMANDS,
@@ -140,6 +146,7 @@ _COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     (re.compile(r"jobs(?:\s+(\w+))?"), _jobs),
     (re.compile(r"crons"), _crons),
     (re.compile(r"limits"), _limits),
+    (re.compile(r"batches"), _batches),
     (re.compile(r"""cancel\s+(?:"([^"]+)"|([^\s"]+))"""), _cancel),
     *aliases.COMMANDS,
     *fixing.COMMANDS,

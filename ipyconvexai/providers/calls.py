@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +18,10 @@ import httpx2
 
 from ipyconvexai.providers.allowances import Said
 from ipyconvexai.providers.endpoints import Endpoint
+from ipyconvexai.providers.network import SentBody
 from ipyconvexai.providers.prices import cost_usd
 from ipyconvexai.providers.reading import Reading, sound
+from ipyconvexai.ids import uuid_of
 from ipyconvexai.settings import Settings, redact, remember_secret
 from ipyconvexai.store.ledger import Intent, Outcome, utc_now
 from ipyconvexai.values import Caller, Replay, Status, Stop
@@ -59,6 +60,8 @@ _NO_LONGER_TRUE = (
     b"content-length",
     b"transfer-encoding",
 )  # of a body that was read and is rebuilt
+
+_HOUSEKEEPING = ("files", "batches", "uploads")  # no model answers there: it costs nothing, and no limit counts it
 
 # What a model answers may stand for the next equal question. A file, a batch or a deletion may not.
 _REPLAYABLE = ("completions", "responses", "embeddings", "moderations", "generations", "speech", "transcriptions")
@@ -114,6 +117,16 @@ class Call:
     @property
     def is_replayable(self) -> bool:
         return self.request.method == "POST" and self.path.endswith(_REPLAYABLE)
+
+    @property
+    def is_housekeeping(self) -> bool:
+        """Whether no model answers it: files and batches are kept or begun."""
+        return self.path.partition("/")[0] in _HOUSEKEEPING
+
+    @property
+    def is_download(self) -> bool:
+        """Whether a file is fetched: it may be longer than memory."""
+        return self.request.method == "GET" and self.path.startswith("files/") and self.path.endswith("/content")
 
     def milliseconds(self, now: float) -> float | None:
         """Since the present attempt was sent; None where it was not."""
@@ -201,7 +214,7 @@ class KeyMaker:
         digest = self._begun.copy()
         digest.update(json.dumps(text)[1:-1].encode())
         digest.update(self._after)
-        return _as_uuid(digest.digest())
+        return uuid_of(digest.digest(), 8)
 
 
 _MARK = "\0here stands the text\0"
@@ -214,13 +227,7 @@ def _canonical(data: dict[str, Any]) -> str:
 def _key(identity: str, path: str, body: bytes, data: dict[str, Any] | None) -> str:
     if data is not None:
         body = _canonical(data).encode()
-    return _as_uuid(hashlib.sha256(b"\0".join((identity.encode(), path.encode(), body))).digest())
-
-
-def _as_uuid(digest: bytes) -> str:
-    number = int.from_bytes(digest[:16], "big")
-    number = number & ~(0xF << 76) & ~(0x3 << 62) | (0x8 << 76) | (0x2 << 62)  # a UUIDv8: an application's own
-    return str(uuid.UUID(int=number))
+    return uuid_of(hashlib.sha256(b"\0".join((identity.encode(), path.encode(), body))).digest(), 8)
 
 
 def _with_query(path: str, url: httpx2.URL) -> str:
@@ -337,23 +344,6 @@ def _copy(request: httpx2.Request, body: bytes) -> httpx2.Request:
         stream=SentBody(body),
         extensions=request.extensions,
     )
-
-
-class SentBody(httpx2.ByteStream):
-    """`check` is called when the connection is there, before the first byte goes; what it raises stops the request."""
-
-    check: Callable[[], None] | None = None
-
-    def __iter__(self) -> Iterator[bytes]:
-        if self.check is not None:
-            self.check()
-        yield from super().__iter__()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self.check is not None:
-            self.check()
-        async for chunk in super().__aiter__():
-            yield chunk
 
 
 def _remember_keys(headers: httpx2.Headers) -> None:

@@ -46,8 +46,8 @@ from ipyconvexai.providers.calls import (
 from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.flights import Flights
 from ipyconvexai.providers.reading import Reading, comes_in_events, error_of, read_answer, reads_as_json
-from ipyconvexai.providers.retry import pause_before_retry, retry_after
-from ipyconvexai.providers.streams import RecordedStream
+from ipyconvexai.providers.retry import LONGEST_PAUSE, pause_before_retry, retry_after
+from ipyconvexai.providers.streams import Download, RecordedStream
 from ipyconvexai.providers.turns import Turns, note_of, said_by
 from ipyconvexai.settings import Settings, redact_bytes
 from ipyconvexai.store.ledger import Ledger, Outcome, Recording
@@ -224,6 +224,7 @@ class Corridor:
             code=attempt.error_code,
             headers=attempt.headers,
             random=self._rand,
+            longest=LONGEST_PAUSE if call.caller.patience is None else call.caller.patience,
         )
 
     async def _admit(self, call: Call) -> None:
@@ -287,7 +288,7 @@ class Corridor:
             call.sent = self._clock()  # waiting for its turn is not the provider's time
             inner = await (call.send or self._send)(call.sending)
             call.said = said_by(inner)
-            if _is_stream(call, inner):
+            if _is_stream(call, inner) or (call.is_download and inner.status_code < 300):
                 return inner, None
             try:
                 return inner, await inner.aread()
@@ -305,7 +306,7 @@ class Corridor:
             reading = Reading(error_code=code, error_message=message)
         elif inner.is_redirect:
             reading = Reading(error_code="redirect", error_message="the provider sent the request elsewhere")
-        elif reads_as_json(call.path, inner.headers.get("content-type", "")):
+        elif not call.is_housekeeping and reads_as_json(call.path, inner.headers.get("content-type", "")):
             reading = read_answer(content, call.path, asked_events=call.streams)
         else:
             reading = Reading()
@@ -315,6 +316,8 @@ class Corridor:
         return _Attempt(answer, error_code=reading.error_code, headers=inner.headers)
 
     def _open_stream(self, call: Call, inner: httpx2.Response) -> httpx2.Response:
+        if call.is_download:
+            return rebuilt(call, inner, Download(call, inner))
         stream = RecordedStream(call, inner, self._settle, self._settle_later, self._clock)
         self._streams.add(stream)
         stream.when_settled.append(lambda: self._streams.discard(stream))

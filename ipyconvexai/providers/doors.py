@@ -25,6 +25,7 @@ __all__ = ["ROUTE", "AsyncDoor", "Route", "SyncDoor"]
 
 ROUTE = "ipyconvexai"  # the request extension that carries a Route
 CLOSE_PATIENCE = 5.0  # seconds
+SLACK_ELSEWHERE = 1.0  # seconds that a limit allows a call whose way to the worker that sends it takes time
 
 
 class Route:
@@ -63,8 +64,12 @@ def _call(corridor: Corridor, request: httpx2.Request, guest: AsyncGuest | SyncG
             cure="Use client.post(...) and its like, so that the call can be recorded.",
         )
     guard.check("calling a model")  # an open connection makes no sound
-    send = None if guest is None else guest.send
-    return corridor.call(request, route.endpoint, CALLER.get(), route.retries, send)
+    caller = CALLER.get()
+    send = caller.send if guest is None else guest.send
+    call = corridor.call(request, route.endpoint, caller, route.retries, send)
+    if guest is None and caller.send is not None:
+        call.slack = SLACK_ELSEWHERE
+    return call
 
 
 def _hide_keys(request: httpx2.Request, response: httpx2.Response | None) -> None:

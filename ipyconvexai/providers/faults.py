@@ -114,6 +114,9 @@ def transport_fault(error: Exception, request: httpx2.Request, request_id: str) 
 
     The SDK's aiohttp transport maps every lost connection to ConnectTimeout, so the cause decides.
     """
+    if isinstance(error, errors.Error):  # of who was to send it
+        kind = Unreachable if error.retryable else Unsendable
+        return kind(error.message, request, request_id, cure=error.cure)
     where = f"{request.url.scheme}://{request.url.netloc.decode()}"
     cause = error.__cause__ or error
     reason = _foreign(_reason(cause))
@@ -181,6 +184,8 @@ _CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
 _CONTEXT_WORDS = re.compile(
     r"prompt is too long|context (?:length|window|size)|maximum number of tokens", re.IGNORECASE
 )
+# Who refuses a schema: OpenAI ("Invalid schema for response_format"), DeepSeek, Groq, llama.cpp ("JSON schema ...").
+_SCHEMA_WORDS = re.compile(r"response[_ ]format|json[_ ]?schema|structured[_ ]outputs?", re.IGNORECASE)
 _LONGEST = 2000  # characters of what a provider says
 
 
@@ -240,6 +245,9 @@ def _status_error(error: openai.APIStatusError, provider: str, model: str, key_v
         found = UnknownModel(said, cure=unknown_model(provider, model).cure, **common)
     elif status == 404:
         found = errors.ProviderError(said, cure=_WRONG_PATH, **common)
+    elif status in (400, 422) and _SCHEMA_WORDS.search(message) and "json_object" not in message:
+        cure = "Use a plainer schema, or a model that takes schemas; or ask for JSON in the prompt, without schema=."
+        found, code = errors.ProviderError(said, cure=cure, **common), "schema_refused"
     else:
         again = status >= 500 or status in (408, 409)
         cure = "The provider is in trouble: ask again later." if again else "Change the request as the message says."

@@ -7,7 +7,7 @@ Calls openai, httpx2 and loops.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -15,10 +15,35 @@ import httpx2
 
 from ipyconvexai.loops import call_in_child, keep_for_ever
 
-__all__ = ["AsyncGuest", "Network", "SyncGuest"]
+__all__ = ["AsyncGuest", "Network", "SentBody", "SyncGuest"]
 
 MOST_CONNECTIONS = 1000
 GUEST_THREADS = 64
+
+
+class SentBody(httpx2.ByteStream):
+    """`check` is called when the connection is there, before the first byte goes; what it raises stops the request.
+
+    `left`: seconds until it would raise, for who sends it elsewhere.
+    """
+
+    check: Callable[[], None] | None = None
+    left: Callable[[], float] | None = None
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.content = content
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self.check is not None:
+            self.check()
+        yield from super().__iter__()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self.check is not None:
+            self.check()
+        async for chunk in super().__aiter__():
+            yield chunk
 
 
 class Network:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
     from genai_prices.types import ModelInfo, TieredPrices
 
-__all__ = ["cost_usd"]
+__all__ = ["context_window", "cost_usd"]
 
 FREE = frozenset({"local", "ollama", "vllm", "llamacpp"})  # they run on hardware of one's own
 
@@ -54,6 +54,12 @@ def cost_usd(provider: str, model: str, usage: Usage, *, at: datetime | None = N
     if cost is None and model.endswith(":free"):
         return 0.0
     return None if cost is None else float(cost)
+
+
+def context_window(provider: str, model: str) -> int | None:
+    """Tokens that a request to the model may hold, prompt and answer together; None: not known."""
+    info = None if provider in FREE else _find(provider, model)
+    return None if info is None else info.context_window
 
 
 def _find(provider: str, model: str) -> ModelInfo | None:

@@ -1,16 +1,21 @@
 """Answers of a given shape: a schema for the provider, and the answer read by it.
 
-Calls pydantic and, for the strict form of a schema, the openai SDK.
+Calls pydantic and, for the strict form of a schema, the openai SDK. Providers take objects only: what is none (a list,
+a number, a choice) is asked for as the one field ``value`` of an object, and read with it or without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ipyconvexai.errors import InputError, InvalidAnswerError
 
-__all__ = ["parse_answer", "response_format"]
+__all__ = ["json_schema", "name_of", "parse_answer", "response_format"]
+
+VALUE = "value"  # the field of the object around what is none
+_MOST_PROBLEMS = 3  # that an error names
 
 
 def response_format(schema: Any) -> dict[str, Any]:
@@ -20,19 +25,49 @@ def response_format(schema: Any) -> dict[str, Any]:
     Raises:
         InputError: pydantic makes no JSON schema of it.
     """
+    wanted = json_schema(schema)
+    # Strict schemas know no objects of any key, such as dict[str, int]: providers refuse them.
+    strict = isinstance(schema, Mapping) or not _has_open_objects(wanted)
+    return {"type": "json_schema", "json_schema": {"name": name_of(schema), "schema": wanted, "strict": strict}}
+
+
+def json_schema(schema: Any) -> dict[str, Any]:
+    """The JSON schema of the answer: an object's, unless `schema` is one that says otherwise.
+
+    Raises:
+        InputError: pydantic makes none of it.
+    """
     if isinstance(schema, Mapping):
-        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": True}}
+        return dict(schema)
+    strict = _strict(schema)
+    return strict if strict.get("type") == "object" else _in_object(strict)
+
+
+def _strict(schema: Any) -> dict[str, Any]:
     import pydantic
     from openai.lib._pydantic import to_strict_json_schema
 
     try:
-        strict = to_strict_json_schema(pydantic.TypeAdapter(schema))
+        return to_strict_json_schema(pydantic.TypeAdapter(schema))
     except (pydantic.errors.PydanticUserError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"schema={schema!r} has no JSON schema: {reason}", cure="Use a pydantic model or a dataclass."
         ) from None
-    return {"type": "json_schema", "json_schema": {"name": _name(schema), "schema": strict, "strict": True}}
+
+
+def _in_object(inner: dict[str, Any]) -> dict[str, Any]:
+    """An object with `inner` as its one field; definitions stay at the root, where references look for them."""
+    definitions = {name: part for name, part in inner.items() if name in ("$defs", "definitions")}
+    field = {name: part for name, part in inner.items() if name not in definitions}
+    fixed = {"type": "object", "additionalProperties": False, "required": [VALUE], "properties": {VALUE: field}}
+    return {**fixed, **definitions}
+
+
+def _has_open_objects(schema: Any) -> bool:
+    if isinstance(schema, Mapping):
+        return bool(schema.get("additionalProperties")) or any(map(_has_open_objects, schema.values()))
+    return isinstance(schema, Sequence) and not isinstance(schema, str) and any(map(_has_open_objects, schema))
 
 
 def parse_answer(schema: Any, text: str, request_id: str | None) -> Any:
@@ -44,16 +79,66 @@ def parse_answer(schema: Any, text: str, request_id: str | None) -> Any:
     import pydantic
 
     wanted: Any = Any if isinstance(schema, Mapping) else schema  # a JSON schema is the provider's to keep
+    text = _unfenced(text)
+    problems = None
+    box = None if isinstance(schema, Mapping) else _of(_boxed, schema)
+    if box is not None:
+        try:
+            return getattr(box.validate_json(text), VALUE)
+        except pydantic.ValidationError as error:
+            problems = _problems(error) if all(map(_is_inside, error.errors())) else None
     try:
-        return pydantic.TypeAdapter(wanted).validate_json(_unfenced(text))
+        return _of(_adapter, wanted).validate_json(text)
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the answer"
+        problems = problems or _problems(error)
     raise InvalidAnswerError(
-        f"the answer does not fit {_name(schema)}: {where}: {first['msg']}",
+        f"the answer does not fit {name_of(schema)}: {problems}",
         cure='Ask again (with replay="off" if it was replayed), or loosen the schema. The answer is in the ledger.',
         request_id=request_id,
     )
+
+
+def _problems(error: Any) -> str:
+    """Where and what, without a word of the answer's."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    said = []
+    for problem in found[:_MOST_PROBLEMS]:
+        where = ".".join(str(part) for part in problem["loc"]) or "the answer"
+        said.append(f"{where}: {problem['msg']}")
+    more = len(found) - len(said)
+    return "; ".join(said) + (f"; and {more} more" if more else "")
+
+
+def _is_inside(problem: Any) -> bool:
+    """Whether the answer is the object around the value, and the value is what is wrong."""
+    where = problem["loc"]
+    return where[:1] == (VALUE,) and (len(where) > 1 or problem["type"] != "missing")
+
+
+def _of(make: Any, wanted: Any) -> Any:
+    """``make(wanted)``, once for each type: making an adapter takes as long as reading a hundred answers."""
+    try:
+        return make(wanted)
+    except TypeError:  # not hashable
+        return make.__wrapped__(wanted)
+
+
+@functools.lru_cache(maxsize=64)
+def _adapter(wanted: Any) -> Any:
+    import pydantic
+
+    return pydantic.TypeAdapter(wanted)
+
+
+@functools.lru_cache(maxsize=64)
+def _boxed(wanted: Any) -> Any:
+    """The adapter of the object around `wanted`; None where it is an object itself."""
+    import pydantic
+
+    if _strict(wanted).get("type") == "object":
+        return None
+    fields: dict[str, Any] = {VALUE: (wanted, ...)}
+    return pydantic.TypeAdapter(pydantic.create_model("Box", **fields))
 
 
 def _unfenced(text: str) -> str:
@@ -63,7 +148,7 @@ def _unfenced(text: str) -> str:
     return "\n".join(lines[1:-1]) if fenced else text
 
 
-def _name(schema: Any) -> str:
+def name_of(schema: Any) -> str:
     """Letters, digits, - and _ only: providers refuse ``list[int]``."""
     name = getattr(schema, "__name__", "answer")
     return name if name.isidentifier() else "answer"

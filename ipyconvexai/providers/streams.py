@@ -22,7 +22,7 @@ from ipyconvexai.settings import redact_bytes
 from ipyconvexai.store.ledger import Outcome
 from ipyconvexai.values import Status
 
-__all__ = ["RecordedStream"]
+__all__ = ["Download", "RecordedStream"]
 
 DRAIN = 0.1  # seconds to wait for the last bytes behind a terminal event, for the sake of the connection
 
@@ -172,3 +172,24 @@ class RecordedStream(httpx2.AsyncByteStream):
             duration_ms=self._call.milliseconds(self._clock()),
             **said,
         )
+
+
+class Download(httpx2.AsyncByteStream):
+    """A file that passes while it arrives, and is kept by nobody."""
+
+    def __init__(self, call: Call, inner: httpx2.Response) -> None:
+        self._call = call
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._inner.aiter_bytes():
+                yield chunk
+        except Exception as error:
+            fault = faults.transport_fault(error, self._call.request, self._call.request_id)
+        else:
+            return
+        raise fault
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()

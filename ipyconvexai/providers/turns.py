@@ -75,6 +75,9 @@ class Turns:
     # ------------------------------------------------------------------------------------------ admission
     async def take(self, call: Call, write: Write) -> LimitError | None:
         """Ask with ``write(call, note)`` until the call is admitted; the error if it is not to wait."""
+        if call.is_housekeeping:
+            await write(call, {"judged": False})
+            return None
         if self._ledger.store.limited:
             await self.enter(call)  # before it asks: what is admitted must be sent at once
             await self._estimate(call)
@@ -86,7 +89,7 @@ class Turns:
             while (refused := await self._ask(call, write, patient)) is not None:
                 if refused.code == "estimate" and call.reserved[0] is None:
                     await self._estimate(call)
-                elif patient and _is_worth_waiting(refused):
+                elif patient and _is_worth_waiting(refused, call.caller.patience):
                     waiting = True
                     await self._wait(call, refused)
                 else:
@@ -179,16 +182,20 @@ class Turns:
         A connection may take longer than a limit can wait, or another thread may have stopped this one meanwhile.
         """
         body = call.sending.stream
-        if not call.recorded or not self._ledger.store.limited:
+        if not call.recorded or call.is_housekeeping or not self._ledger.store.limited:
             return
         self._check(call)
         if isinstance(body, SentBody):
-            body.check = lambda: self._check(call)
+            body.check, body.left = lambda: self._check(call), lambda: self._left(call)
 
     def _check(self, call: Call) -> None:
-        if self._clock() - call.asked > max(LEAST_SLACK, call.slack) / 2:
+        if self._left(call) < 0:
             call.late = True
             raise Late
+
+    def _left(self, call: Call) -> float:
+        """Seconds until it is late. The other half of the slack is for the way to the provider."""
+        return max(LEAST_SLACK, call.slack) / 2 - (self._clock() - call.asked)
 
     def again(self, call: Call) -> None:
         """It was late: the same attempt once more, with more time to be sent in."""
@@ -249,9 +256,14 @@ def _is_still_true(told: Wait, wait: Wait) -> bool:
     )
 
 
-def _is_worth_waiting(refused: LimitError) -> bool:
-    """A spent budget is for a person to decide about, unless it is free again in a moment."""
+def _is_worth_waiting(refused: LimitError, patience: float | None) -> bool:
+    """A spent budget is for a person to decide about, unless it is free again in a moment.
+
+    `patience`: seconds that a pause of the provider's may take; None: as long as it asks for.
+    """
     after = refused.retry_after
+    if refused.code == "provider_pause" and after is not None and patience is not None:
+        return after <= patience
     return after is not None and (after <= LONGEST_PAUSE or not isinstance(refused, BudgetError))
 
 

@@ -206,11 +206,11 @@ class Records:
         """Remove content for good, from the file's bytes, too. It asks nothing, and there is no way back.
 
         Bodies, texts and error messages of calls go, messages, titles and instructions of conversations, documents and
-        their summaries, arguments and results of jobs that are over; saved prompts go altogether, but not by their age.
-        The other rows stay, with usage, cost, hashes, sizes and
-        outcomes: budgets and ``usage`` stay true. What was removed is never replayed. What is under way stays, and so
-        do tables and crons of your own, what notebooks show, and copies of the file. Everybody waits while the file is
-        written anew, which takes as much room again.
+        their summaries, arguments and results of jobs that are over; saved prompts go altogether, but not by their age,
+        and so do rows that were kept for batches that are over, all of them with `containing`: they are compressed.
+        The other rows stay, with usage, cost, hashes, sizes and outcomes: budgets and ``usage`` stay true. What was
+        removed is never replayed. What is under way stays, and so do tables and crons of your own, what notebooks
+        show, and copies of the file. Everybody waits while the file is written anew, which takes as much room again.
 
         Args:
             request_id: the id of a call, its beginning or its end (all its attempts and messages go), or the id of a

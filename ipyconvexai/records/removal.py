@@ -16,7 +16,7 @@ from ipyconvexai.store.purging import DELETED, REMOVED, Criteria, Kind, found, s
 
 __all__ = ["Purged", "purge", "purgeable"]
 
-_KINDS = ("calls", "messages", "conversations", "documents", "jobs", "prompts")
+_KINDS = ("calls", "messages", "conversations", "documents", "jobs", "prompts", "frames")
 _EXAMPLE = 'For example: purge(before="30d") or purge(containing="a name").'
 
 
@@ -26,6 +26,7 @@ class Purged:
 
     Attributes:
         calls, messages, conversations, documents, jobs, prompts: how many of each.
+        frames: rows that were kept for batches that are over by now. They are compressed: `containing` takes all.
         oldest, newest: when they were made, UTC.
         under_way: rows that fit and stay, because they are not over.
         elsewhere: where else the text stands, which a purge does not touch: table -> rows. Tables of your own, crons.
@@ -37,6 +38,7 @@ class Purged:
     documents: int = 0
     jobs: int = 0
     prompts: int = 0
+    frames: int = 0
     oldest: datetime.datetime | None = None
     newest: datetime.datetime | None = None
     under_way: int = 0

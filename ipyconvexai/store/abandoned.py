@@ -1,4 +1,4 @@
-"""Work of processes that are gone: jobs in progress, jobs they had reserved, messages they were writing.
+"""Work of processes that are gone: jobs in progress, jobs they had reserved, messages they were writing, batches.
 
 Run by the keeper, in the writer. Calls the clock only. Promises: an action is never silently run again (only where its
 retry policy leaves it an attempt), and a message keeps the text that had arrived.
@@ -14,12 +14,15 @@ from ipyconvexai.store.clock import utc_now
 
 __all__ = ["TABLES", "WORKING", "give_up"]
 
-TABLES = ("scheduled_functions", "messages", "message_deltas")  # what ``give_up`` changes
+# What ``give_up`` changes.
+TABLES = ("scheduled_functions", "messages", "message_deltas", "batches", "provider_batches")
 
 # Sessions that have work under way.
 WORKING = """
 SELECT session_id::VARCHAR FROM scheduled_functions WHERE finished_at IS NULL AND session_id IS NOT NULL
 UNION SELECT session_id::VARCHAR FROM messages WHERE status IN ('pending', 'streaming') AND session_id IS NOT NULL
+UNION SELECT session_id::VARCHAR FROM batches WHERE finished_at IS NULL AND session_id IS NOT NULL
+UNION SELECT session_id::VARCHAR FROM provider_batches WHERE finished_at IS NULL AND session_id IS NOT NULL
 """
 
 _WHY = "the process that ran it ended"
@@ -49,6 +52,12 @@ UPDATE messages SET
                         WHERE d.message_id = messages.id), content)
 WHERE status IN ('pending', 'streaming') AND {_THEIRS} RETURNING id::VARCHAR
 """
+_BATCHES = f"""
+UPDATE batches SET state = 'stopped', error_code = 'interrupted', error_message = $why, finished_at = $now::TIMESTAMP,
+    updated_at = $now::TIMESTAMP WHERE finished_at IS NULL AND {_THEIRS}
+"""
+# Whoever looks at it next goes on where it was left.
+_PROVIDER_BATCHES = f"UPDATE provider_batches SET session_id = NULL WHERE {_THEIRS}"
 _DELTAS = "DELETE FROM message_deltas WHERE message_id IN (SELECT unnest($messages::UUID[]))"
 
 
@@ -56,6 +65,8 @@ def give_up(cursor: duckdb.DuckDBPyConnection, sessions: list[str]) -> None:
     """Give up what `sessions` had under way; they are gone."""
     values: dict[str, Any] = {"sessions": sessions, "why": _WHY}
     cursor.execute(_JOBS, {**values, "now": utc_now()})
+    cursor.execute(_BATCHES, {**values, "now": utc_now()})
+    cursor.execute(_PROVIDER_BATCHES, {"sessions": sessions})
     messages = [key for (key,) in cursor.execute(_MESSAGES, values).fetchall()]
     if messages:
         cursor.execute(_DELTAS, {"messages": messages})

@@ -4,7 +4,8 @@ Calls ``limits``. Everything here runs in the writer's thread, in line with all 
 leaves no row; what is counted is what the file says, so a keeper that is killed does not open the gate; without
 limits it costs next to nothing. What travels beside a row (an insert's note):
 
-    of requests:  {"waits": bool, "slack": s} how it asks; {"judged": False} never sent; {"withdraw": id} waits no more
+    of requests:  {"waits": bool, "slack": s, "batched": bool} how it asks; {"judged": False} never sent, or no model's
+                  to answer; {"withdraw": id} waits no more
     of responses: {"where": (provider, base URL, model), "said": text, "pause": s, "by": id} what the provider said
 """
 
@@ -199,12 +200,12 @@ class Admission:
         single = now - window - 2 * slack_of(window)  # from here on call by call
         if self._gate.needs_sums:
             sums = cursor.execute(_SUMS, [_instant(now - BATCH_MEMORY), _instant(single)]).fetchall()
-            for provider, model, user, batch, at, tokens, usd, count in sums:
-                call = Asked("", provider, "", model, user, batch)
+            for provider, model, user, batch, batched, at, tokens, usd, count in sums:
+                call = Asked("", provider, "", model, user, batch, batched=batched)
                 yield Past(call, at, at, tokens, usd_units(usd) or 0, count)
         for row in cursor.execute(_SINGLE, [_instant(single), _instant(now - DAY)]).fetchall():
-            request_id, provider, base_url, model, user, batch, at, until, tokens, usd = row
-            call = Asked(request_id, provider, base_url, model, user, batch)
+            request_id, provider, base_url, model, user, batch, batched, at, until, tokens, usd = row
+            call = Asked(request_id, provider, base_url, model, user, batch, batched=batched)
             yield Past(call, at, until, tokens, usd_units(usd) or 0)
 
 
@@ -214,21 +215,25 @@ _USED = """
          WHEN s.http_status >= 400 THEN 0 ELSE coalesce(r.reserved_tokens, 0) END AS tokens,
     coalesce(s.cost_usd, CASE WHEN s.http_status >= 400 THEN 0 ELSE r.reserved_usd END, 0) AS usd
 """
-_SENT = "coalesce(s.status, '') <> 'refused' AND coalesce(s.error_code, '') <> 'not_sent'"
+_SENT = """
+    coalesce(s.status, '') <> 'refused' AND coalesce(s.error_code, '') <> 'not_sent'
+    AND split_part(r.endpoint, '/', 1) NOT IN ('files', 'batches', 'uploads')
+"""
+_BATCHED = "r.session_id IN (SELECT id FROM provider_batches)"
 _SINGLE = f"""
     SELECT r.id::VARCHAR, coalesce(r.provider, ''), coalesce(r.base_url, ''), coalesce(r.model, ''),
-           coalesce(r.user_id, ''), r.batch_id::VARCHAR, epoch(r.sent_at), epoch(s.received_at), {_USED}
+           coalesce(r.user_id, ''), r.batch_id::VARCHAR, {_BATCHED}, epoch(r.sent_at), epoch(s.received_at), {_USED}
     FROM requests r LEFT JOIN responses s ON s.request_id = r.id
     WHERE (r.sent_at > $1 OR (s.request_id IS NULL AND r.sent_at > $2)) AND {_SENT}
     ORDER BY r.sent_at
 """
 _SUMS = f"""
-    SELECT provider, model, user_id, batch, max(moment), sum(tokens)::BIGINT, sum(usd), count(*) FROM (
+    SELECT provider, model, user_id, batch, batched, max(moment), sum(tokens)::BIGINT, sum(usd), count(*) FROM (
         SELECT coalesce(r.provider, '') AS provider, coalesce(r.model, '') AS model, coalesce(r.user_id, '') AS user_id,
-               r.batch_id::VARCHAR AS batch, epoch(r.sent_at) AS moment, {_USED}
+               r.batch_id::VARCHAR AS batch, {_BATCHED} AS batched, epoch(r.sent_at) AS moment, {_USED}
         FROM requests r JOIN responses s ON s.request_id = r.id
         WHERE r.sent_at > $1 AND r.sent_at <= $2 AND {_SENT}
-    ) GROUP BY provider, model, user_id, batch, moment // 3600
+    ) GROUP BY provider, model, user_id, batch, batched, moment // 3600
 """
 
 
@@ -253,6 +258,7 @@ def _asked(insert: _Insert, note: dict[str, Any]) -> Iterator[Asked]:
             waits=bool(note.get("waits", True)),
             slack=float(note.get("slack", 0.0)),
             call_id=None if first is None else str(first),
+            batched=bool(note.get("batched")),
         )
 
 

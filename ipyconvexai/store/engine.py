@@ -125,10 +125,15 @@ class Engine:
         return job.outcome
 
     def unfinished(self) -> dict[str, list[str]]:
-        """Session id -> the ids of its requests that have no outcome. On a reading cursor: it stops no writer."""
+        """Session id -> the ids of its requests that have no outcome. On a reading cursor: it stops no writer.
+
+        What a provider has as a batch is under way without a process.
+        """
         rows = self.read(
             "SELECT r.session_id::VARCHAR, list(r.id::VARCHAR) FROM requests r"
-            " ANTI JOIN responses s ON s.request_id = r.id GROUP BY 1"
+            " ANTI JOIN responses s ON s.request_id = r.id"
+            " ANTI JOIN (SELECT id FROM provider_batches WHERE state NOT IN ('collected', 'failed')) p"
+            " ON p.id = r.session_id GROUP BY 1"
         )
         return dict(rows)
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import hashlib
+import json
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ipyconvexai.ids import uuid_of
 from ipyconvexai.settings import redact, redact_bytes
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.link import Store
 from ipyconvexai.store.pipe import LoopReceipt, ThreadReceipt
 
-__all__ = ["Intent", "Ledger", "Outcome", "Recording", "document_id", "utc_now"]
+__all__ = ["Intent", "Known", "Ledger", "Outcome", "Recording", "content_hash", "document_id", "utc_now"]
 
 
 class Intent(NamedTuple):
@@ -87,13 +90,42 @@ class Recording(NamedTuple):
         return self.body_bytes if self.body is None else self.body.encode()  # type: ignore[return-value] # one is set
 
 
-_DOCUMENTS = uuid.UUID("5c1ffa3e-7a11-5a0e-9d6c-3f0f6b0f7f0d")
+class Known(NamedTuple):
+    """A recorded answer, as far as one who asks for its text wants to know it."""
+
+    request_id: str
+    text: str
+    finish_reason: str | None
+    input_tokens: int | None
+    cached_tokens: int | None
+    output_tokens: int | None
+    cost_usd: float | None
+
+
+_ANSWERS = """
+SELECT key::VARCHAR, request_id::VARCHAR, s.text, s.finish_reason, s.input_tokens, s.cached_tokens, s.output_tokens,
+       s.cost_usd
+FROM (
+    SELECT k.key, max(r.id) AS request_id
+    FROM (SELECT unnest($keys::UUID[]) AS key) k
+    JOIN requests r ON r.cache_key = k.key
+    JOIN responses a ON a.request_id = r.id
+    WHERE a.status = 'ok' AND a.text IS NOT NULL AND ($batch IS NULL OR r.batch_id = $batch::UUID)
+    GROUP BY k.key
+) JOIN responses s USING (request_id)
+"""
+_DOCUMENTS = uuid.UUID("5c1ffa3e-7a11-5a0e-9d6c-3f0f6b0f7f0d").bytes
 
 
 def document_id(content: str) -> str:
     """The id of a document: the same for equal texts (a UUIDv5, RFC 9562, of the content)."""
     # Half characters count as the question marks that they are kept as.
-    return str(uuid.uuid5(_DOCUMENTS, content.encode("utf-8", "replace").decode()))
+    return uuid_of(hashlib.sha1(_DOCUMENTS + content.encode("utf-8", "replace"), usedforsecurity=False).digest(), 5)
+
+
+def content_hash(content: str) -> str:
+    """SHA-256 of a text in UTF-8, in hex."""
+    return hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
 
 
 class Ledger:
@@ -116,6 +148,19 @@ class Ledger:
         self.store.append("requests", Intent._fields, [self._clean_intent(intent, record)], receipt, note=note)
         await receipt.future
 
+    async def admit_all(
+        self, intents: Iterable[Intent], *, record: str | None = None, note: dict[str, Any] | None = None
+    ) -> None:
+        """The same for several intents: all of them or none.
+
+        Raises:
+            LimitError: a limit or a budget forbids one of them; no row was written.
+        """
+        receipt = LoopReceipt()
+        rows = [self._clean_intent(intent, record) for intent in intents]
+        self.store.append("requests", Intent._fields, rows, receipt, note=note)
+        await receipt.future
+
     def withdraw(self, request_id: str) -> None:
         """Who was refused asks no more: nobody needs to stand behind it."""
         self.store.append("requests", Intent._fields, [], lambda error: None, note={"withdraw": request_id})
@@ -124,6 +169,13 @@ class Ledger:
         """Write the outcome; returns when it is durable. `note`: what the provider says of its limits."""
         receipt = LoopReceipt()
         self.store.append("responses", Outcome._fields, [self._clean_outcome(outcome, record)], receipt, note=note)
+        await receipt.future
+
+    async def settle_all(self, outcomes: Iterable[Outcome], *, record: str | None = None) -> None:
+        """Write the outcomes of several requests; those that have one keep it."""
+        receipt = LoopReceipt()
+        rows = [self._clean_outcome(outcome, record) for outcome in outcomes]
+        self.store.append("responses", Outcome._fields, rows, receipt, if_new=True)
         await receipt.future
 
     def settle_later(self, outcome: Outcome, *, record: str | None = None, note: dict[str, Any] | None = None) -> None:
@@ -196,23 +248,25 @@ class Ledger:
         sql += " AND s.status = 'ok' AND s.body IS NULL AND s.body_bytes IS NULL LIMIT 1"
         return bool(await asyncio.to_thread(self.store.read, sql, [cache_key]))
 
-    def answers(self, cache_keys: Iterable[str]) -> dict[str, tuple[str, str, str | None]]:
-        """Cache key -> (request id, text, finish reason) of the newest good answer, for those that have one.
+    def answers(self, cache_keys: Iterable[str], batch_id: str | None = None) -> dict[str, Known]:
+        """Cache key -> the newest good answer, for those that have one; `batch_id`: only what that batch was answered.
 
         One set-wise join.
         """
+        rows = self.store.read(_ANSWERS, {"keys": list(cache_keys), "batch": batch_id})
+        return {row[0]: Known(*row[1:]) for row in rows}
+
+    def failed(self, cache_keys: Iterable[str]) -> set[str]:
+        """Those of `cache_keys` that were sent and came to nothing."""
         rows = self.store.read(
             """
-            SELECT k.key::VARCHAR, max(r.id)::VARCHAR, max_by(s.text, r.id), max_by(s.finish_reason, r.id)
-            FROM (SELECT unnest(?::UUID[]) AS key) k
-            JOIN requests r ON r.cache_key = k.key
-            JOIN responses s ON s.request_id = r.id
-            WHERE s.status = 'ok' AND s.text IS NOT NULL
-            GROUP BY k.key
+            SELECT DISTINCT k.key::VARCHAR FROM (SELECT unnest(?::UUID[]) AS key) k
+            JOIN requests r ON r.cache_key = k.key JOIN responses s ON s.request_id = r.id
+            WHERE s.status <> 'ok' OR s.text IS NULL
             """,
             [list(cache_keys)],
         )
-        return {key: (request_id, text, reason) for key, request_id, text, reason in rows}
+        return {key for (key,) in rows}
 
     # ------------------------------------------------------------------------------------------ other rows
     def add(self, table: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], *, if_new: bool = False) -> None:
@@ -221,12 +275,21 @@ class Ledger:
         self.store.append(table, columns, rows, receipt, if_new=if_new)
         receipt.result()
 
-    def add_documents(self, contents: Iterable[str], source: str | None = None) -> list[str]:
-        """Keep each distinct text as a document; gives their ids, in order."""
+    def add_documents(
+        self, contents: Iterable[str], source: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> list[str]:
+        """Keep each distinct text as a document; gives their ids, in order.
+
+        `source` and `metadata` say where one was first met: a later meeting changes nothing.
+        """
         texts = {document_id(content): content for content in contents}
         now, full = utc_now(), self._keeps_content(None)
-        rows = [(key, now, redact(text) if full else None, len(text), source) for key, text in texts.items()]
-        columns = ("id", "created_at", "content", "size", "source")
+        about = None if metadata is None else redact(json.dumps(metadata, ensure_ascii=False, default=str))
+        rows = [
+            (key, now, redact(text) if full else None, len(text), source, content_hash(text), about)
+            for key, text in texts.items()
+        ]
+        columns = ("id", "created_at", "content", "size", "source", "content_hash", "metadata")
         receipts = []
         for start in range(0, len(rows), 256):
             receipt = ThreadReceipt()

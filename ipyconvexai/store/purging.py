@@ -34,7 +34,7 @@ class Criteria(NamedTuple):
 class Kind(NamedTuple):
     """How many rows of a kind fit, and from when to when; `open`: they are under way, and stay."""
 
-    kind: str  # calls, messages, conversations, documents, jobs, prompts
+    kind: str  # calls, messages, conversations, documents, jobs, prompts, frames
     open: bool
     rows: int
     oldest: datetime.datetime | None
@@ -55,7 +55,11 @@ REMOVED: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
 }
 # Table -> the column by which its rows go with rows of a kind.
-DELETED: dict[str, tuple[str, str]] = {"message_deltas": ("message_id", "messages"), "prompts": ("id", "prompts")}
+DELETED: dict[str, tuple[str, str]] = {
+    "message_deltas": ("message_id", "messages"),
+    "prompts": ("id", "prompts"),
+    "batch_frames": ("batch_id", "frames"),
+}
 
 
 def spellings(text: str) -> tuple[str, ...]:
@@ -96,6 +100,17 @@ WHERE (j.args <> '{{}}' OR j.result IS NOT NULL OR j.error_message IS NOT NULL O
 _PROMPTS = """
 SELECT 'prompts' AS kind, p.id, p.created_at AS moment, false AS open FROM prompts p WHERE {where}
 """
+# The rows of a batch that runs later: compressed, so nothing can be searched for in them. Their ids are UUIDv7.
+_FRAMES = """
+SELECT 'frames' AS kind, f.batch_id AS id, f.moment, EXISTS (
+    SELECT 1 FROM scheduled_functions j WHERE j.finished_at IS NULL AND contains(j.args, f.batch_id::VARCHAR)
+) OR EXISTS (
+    SELECT 1 FROM crons c WHERE c.next_time IS NOT NULL AND contains(c.args, f.batch_id::VARCHAR)
+) AS open
+FROM (
+    SELECT DISTINCT batch_id, make_timestamp_ms(epoch_ms(uuid_extract_timestamp(batch_id))) AS moment FROM batch_frames
+) f WHERE {where}
+"""
 _THIS_CALL = """(r.id = $row::UUID OR r.retry_of = $row::UUID OR r.conversation_id = $row::UUID
     OR coalesce(r.retry_of, r.id) = (SELECT retry_of FROM requests WHERE id = $row::UUID))"""
 _OLD_TALK = """(c.created_at < $before::TIMESTAMP AND NOT EXISTS (
@@ -104,7 +119,7 @@ _OLD_TALK = """(c.created_at < $before::TIMESTAMP AND NOT EXISTS (
 
 def _fits(criteria: Criteria) -> dict[str, list[str]]:
     """Kind -> conditions, all of which a row must meet."""
-    kinds = ("calls", "messages", "conversations", "documents", "jobs", "prompts")
+    kinds = ("calls", "messages", "conversations", "documents", "jobs", "prompts", "frames")
     fits: dict[str, list[str]] = {kind: ["true"] for kind in kinds}
 
     def also(**conditions: str) -> None:
@@ -119,6 +134,7 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
             documents="d.id = $row::UUID",
             jobs="(j.id = $row::UUID OR contains(j.args, $row::UUID::VARCHAR))",
             prompts="p.id = $row::UUID",
+            frames="f.batch_id = $row::UUID",
         )
     if criteria.before is not None:
         also(
@@ -127,6 +143,7 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
             conversations=_OLD_TALK,
             documents="d.created_at < $before::TIMESTAMP",
             jobs="j.created_at < $before::TIMESTAMP",
+            frames="f.moment < $before::TIMESTAMP",
             # What was saved under a name is in use however old it is.
             prompts="false" if criteria.spellings is None else "p.created_at < $before::TIMESTAMP",
         )
@@ -138,7 +155,7 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
             documents=_contain(criteria.spellings, "d.content d.summary d.source"),
             jobs=_contain(criteria.spellings, "j.args j.result j.error_message j.error_data j.errors"),
             prompts=_contain(criteria.spellings, "p.name p.text"),
-        )
+        )  # of frames any may hold it
     if criteria.conversations is not None:
         also(
             calls="r.conversation_id IN (SELECT unnest($talks::UUID[]))",
@@ -146,6 +163,7 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
             conversations="c.id IN (SELECT unnest($talks::UUID[]))",
             documents="false",
             prompts="false",
+            frames="false",
             jobs="EXISTS (SELECT 1 FROM (SELECT unnest($talks::UUID[]) AS id) t WHERE contains(j.args, t.id::VARCHAR))",
         )
     return fits
@@ -171,6 +189,7 @@ def doomed(criteria: Criteria) -> tuple[str, dict[str, Any]]:
             ("documents", _DOCUMENTS),
             ("jobs", _JOBS),
             ("prompts", _PROMPTS),
+            ("frames", _FRAMES),
         )
     ]
     union = " UNION ALL ".join(["SELECT * FROM calls_found", *others])

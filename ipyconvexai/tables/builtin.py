@@ -57,6 +57,8 @@ class Document(Table, name="documents"):
     size: int = Field(default_factory=_characters)
     source: str | None = None
     summary: str | None = None
+    content_hash: str | None = None  # SHA-256 of the content, in hex
+    metadata: str | None = None  # JSON: where it came from
 
     def _content_id(self) -> str | None:
         return None if self.content is None else document_id(self.content)

@@ -7,9 +7,9 @@
         ...
     assert endpoint.count == 2
 
-It speaks OpenAI's chat completions, responses, embeddings, images and models, streaming too. Without a script it
-answers `echo(prompt)`, so equal prompts get equal answers; tokens are counted in whitespace words. What it was sent is
-kept in `endpoint.calls`. Standard library only; of this package it imports the error tree alone.
+It speaks OpenAI's chat completions, responses, embeddings, images and models, streaming too, files and batches.
+Without a script it answers `echo(prompt)`, so equal prompts get equal answers; tokens are counted in whitespace words.
+What it was sent is kept in `endpoint.calls`. Standard library only; of this package it imports the error tree alone.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from typing import Any
 
 from ipyconvexai.errors import Error
 from ipyconvexai.testing import shapes
+from ipyconvexai.testing.batches import Batches
 from ipyconvexai.testing.provider import Provider, error
 from ipyconvexai.testing.received import Headers, Received
 from ipyconvexai.testing.script import Script
@@ -40,6 +41,7 @@ class Endpoint:
         dimensions: the length of embeddings for which the request names none.
         keep: how many of the last requests `calls` keeps; None keeps all.
         port: a fixed port; 0 takes a free one.
+        batch_api: whether it has files and batches; how these get on, `batches` says.
 
     Use it as a context manager, or call `start` and `close`. A script's function is called on the endpoint's thread
     and must not block. If it raises, the request is answered with status 400, and the exception is raised again when
@@ -58,8 +60,11 @@ class Endpoint:
         dimensions: int = 8,
         keep: int | None = None,
         port: int = 0,
+        batch_api: bool = True,
     ) -> None:
-        self._provider = Provider(Script(replies), latency, token_delay, key, models, context, dimensions)
+        self.batches = Batches()
+        stored = self.batches if batch_api else None
+        self._provider = Provider(Script(replies), latency, token_delay, key, models, context, dimensions, stored)
         self._port = port
         self._changed = threading.Condition()
         self._calls: deque[Received] = deque(maxlen=keep)

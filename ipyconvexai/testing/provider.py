@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ipyconvexai.testing import shapes
+from ipyconvexai.testing.batches import Batches
 from ipyconvexai.testing.received import Received
 from ipyconvexai.testing.script import Answer, Drop, Fault, Script
 from ipyconvexai.testing.wire import LAST_CHUNK, Ending, Plan, chunk, head
 
 _ENDINGS = {"end": Ending.KEEP, "close": Ending.CLOSE, "reset": Ending.RESET, "stall": Ending.STALL}
 _INPUTS = {"chat": "messages", "responses": "input", "embeddings": "input", "images": "prompt"}
+_STORED = ("files", "batches")
 _NEVER_STREAMED = ("embeddings", "images")
 _INVALID = "invalid_request_error"
 
@@ -30,6 +32,15 @@ class Provider:
     models: Sequence[str] | None = None
     context: int | None = None
     dimensions: int = 8
+    batches: Batches | None = None
+
+    def __post_init__(self) -> None:
+        if self.batches is not None:
+            self.batches.answer_with(self.answer_line)
+
+    def answer_line(self, call: Received) -> Plan:
+        """The answer to one request of a batch, at once."""
+        return self._wrong_body(call) or self._scripted(call)
 
     def plan(self, call: Received) -> Plan:
         """The answer to a request. Raises what a function of the script raises."""
@@ -38,6 +49,12 @@ class Provider:
             return refused
         if call.kind == "models":
             return self._listing(call)
+        if call.kind in _STORED:
+            assert self.batches is not None
+            return self.batches.plan(call)
+        return self._scripted(call)
+
+    def _scripted(self, call: Received) -> Plan:
         part = self.script.next(call)
         if isinstance(part, Answer):
             return self._answer(call, part)
@@ -52,10 +69,13 @@ class Provider:
     def _refusal(self, call: Received) -> Plan | None:
         if wrong := self._wrong_key(call):
             return wrong
-        if not call.kind:
+        if not call.kind or (call.kind in _STORED and self.batches is None):
             return error(call, 404, f"Invalid URL ({call.method} {call.path})")
-        if call.kind == "models":
+        if call.kind == "models" or call.kind in _STORED:
             return None
+        return self._wrong_body(call)
+
+    def _wrong_body(self, call: Received) -> Plan | None:
         if not isinstance(call.body, dict):
             return error(call, 400, "We could not parse the JSON body of your request.")
         return self._wrong_model(call) or _missing_input(call) or self._too_long(call)

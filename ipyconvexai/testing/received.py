@@ -65,7 +65,11 @@ class Received:
 
     @cached_property
     def kind(self) -> str:
-        """``chat``, ``responses``, ``embeddings``, ``images``, ``models``, or an empty string for anything else."""
+        """``chat``, ``responses``, ``embeddings``, ``images``, ``models``, ``files``, ``batches``; of anything else an
+        empty string."""
+        for kind in ("files", "batches"):
+            if f"/{kind}/" in f"{self.path}/":
+                return kind
         if self.method == "GET":
             return "models" if "/models" in self.path else ""
         for ending, kind in _KINDS:

@@ -150,7 +150,7 @@ def test_wrong_options_send_nothing(app: ai.App, endpoint: Endpoint, options: di
 
 
 def test_what_is_no_frame_is_refused(app: ai.App):
-    with pytest.raises(errors.InputError, match="list is not a DataFrame"):
+    with pytest.raises(errors.InputError, match="neither a file nor a SELECT"):
         ai.summarize(TEXTS, "text")
 
 
@@ -223,13 +223,13 @@ def test_a_column_may_have_a_number_for_a_name(app: ai.App):
 
 def test_two_columns_of_one_name_are_refused(app: ai.App):
     frame = pd.DataFrame([["a", "b"]], columns=["text", "text"])
-    with pytest.raises(errors.InputError, match="cannot be read"):
+    with pytest.raises(errors.InputError, match="two columns have the name"):
         ai.summarize(frame, "text", progress=False)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"budget": 1}, {"conversation": "c"}, {"schema": int}, {"timeout": 0}, {"foo": object()}],
+    [{"budget": "1"}, {"conversation": "c"}, {"schema": int}, {"timeout": 0}, {"foo": object()}],
     ids=["budget", "conversation", "schema", "timeout", "foo"],
 )
 def test_what_is_no_parameter_of_a_provider_is_not_sent(app: ai.App, endpoint: Endpoint, options: dict[str, Any]):

@@ -97,6 +97,28 @@ class Kernel:
     def run(self, code: str, *, cell_id: str | None = None) -> Result:
         return self.end(self.begin(code, cell_id=cell_id))
 
+    def until(self, request: str, kind: str, result: Result | None = None) -> Result:
+        """Wait for a message of this kind; gives all that came."""
+        result = result or Result()
+        while not result.messages or result.messages[-1]["msg_type"] != kind:
+            result.messages.append(self.next(request))
+        return result
+
+    def subshell(self) -> str:
+        """A thread that hears what is said to it while a cell runs, as JupyterLab makes them."""
+        message = self._client.session.msg("create_subshell_request", {})
+        self._client.control_channel.send(message)
+        reply = self._client.control_channel.get_msg(timeout=PATIENCE)
+        return str(reply["content"]["subshell_id"])
+
+    def click(self, button: str, subshell: str | None) -> None:
+        """Press a button of ipywidgets, as a front end does: with a subshell, or as one that knows none."""
+        data = {"method": "custom", "content": {"event": "click"}}
+        message = self._client.session.msg("comm_msg", {"comm_id": button, "data": data})
+        if subshell is not None:
+            message["header"]["subshell_id"] = subshell
+        self._client.shell_channel.send(message)
+
     def interrupt(self) -> None:
         """SIGINT, as the button does."""
         self._manager.interrupt_kernel()

@@ -32,6 +32,7 @@ FLOORS = {
     "tables": 2,
     "relation": 2,
     "reply": 2,
+    "shapes": 2,
     "functions": 3,
     "generation": 3,
     "limiting": 3,
@@ -44,6 +45,7 @@ FLOORS = {
     "worker": 5,
     "notebook": 6,
     "demo": 6,
+    "accessors": 7,
     "cli": 7,
     "__main__": 8,
     "__init__": 8,
@@ -61,7 +63,7 @@ DOORS = {
     "markdown_it": {"render"},
     "pygments": {"render"},
     "IPython": {"notebook", "batch", "worker"},  # batch: to replace tqdm's widget; worker: to remove magics
-    "ipywidgets": {"notebook"},
+    "ipywidgets": {"notebook", "batch"},
     "anywidget": {"notebook"},
     "rich": {"notebook"},
     "matplotlib": {"notebook"},
@@ -69,7 +71,9 @@ DOORS = {
     "tqdm": {"batch"},
     "cronsim": {"functions"},
     "nest_asyncio2": {"api"},
+    "semantic_text_splitter": {"batch"},
     "narwhals": {"batch", "records"},
+    "distributed": {"batch"},
 }
 
 

@@ -77,7 +77,8 @@ CREATE TABLE provider_batches (         -- requests that were handed to a provid
     provider      VARCHAR NOT NULL,
     base_url      VARCHAR NOT NULL,
     model         VARCHAR NOT NULL,
-    state         VARCHAR NOT NULL,     -- written, submitted, collected, failed
+    state         VARCHAR NOT NULL,     -- writing, written, submitted, collected, failed
+    session_id    UUID,                 -- the process that submits it, while it does
     file_id       VARCHAR,              -- the provider's names
     provider_id   VARCHAR,
     provider_state VARCHAR,             -- in its words: validating, in_progress, ...

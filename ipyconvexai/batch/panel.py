@@ -1,0 +1,178 @@
+"""The progress of a batch in a notebook: a bar, what is counted, and buttons that work while the cell is busy.
+
+The only caller of ipywidgets here. Promises: who presses a button waits for nothing, and neither does the thread that
+hears it; labels show text as it is, no markup and no formulas; at the end a line of text takes the widgets' place, so
+that a saved notebook has it, and nothing of them is left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ipyconvexai.batch.control import Control
+    from ipyconvexai.batch.progress import View
+
+__all__ = ["Panel"]
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# ipywidgets' labels have $...$ set as formulas; costs are none. The names are those of MathJax 3 and 2.
+NO_FORMULAS = ("mathjax_ignore", "tex2jax_ignore")
+COLOURS = {"running": "", "paused": "warning", "canceling": "danger"}
+PAUSE = ("Pause", "Begin nothing more until Resume; what is being answered is answered and kept")
+RESUME = ("Resume", "Go on")
+CANCEL = ("Cancel", "End it: what is being answered is answered and kept. Running the cell again goes on")
+DEAF = "This kernel hears no button while a cell runs; ipykernel 7 does. Interrupt it: running the cell again goes on"
+
+
+class Panel:
+    """Made, shown and ended in the cell's thread; the buttons are heard in another."""
+
+    def __init__(self, control: Control | None) -> None:
+        self._control = control
+        self._output: Any = None
+        self._widgets: _Widgets | None = None
+
+    def show(self, view: View) -> None:
+        if self._widgets is None:
+            self._widgets = _Widgets(self._control)
+            self._widgets.set(view)
+            data = {WIDGET: self._widgets.box.get_view_spec(), "text/plain": view.line}
+            self._output = _display(data)
+        else:
+            self._widgets.set(view)
+
+    def end(self, text: str) -> None:
+        if self._widgets is None:
+            _display({"text/plain": text})
+            return
+        self._output.update({"text/plain": text}, raw=True)
+        self._widgets.close()
+
+
+class _Widgets:
+    def __init__(self, control: Control | None) -> None:
+        import ipywidgets
+
+        self._control = control
+        self._open = True
+        self._all: list[Any] = []
+        self._bar = self._made(ipywidgets.IntProgress, max=1, layout={"flex": "1 1 160px", "width": "auto"})
+        self._rows, self._counts, self._state = (self._made(ipywidgets.Label) for _ in range(3))
+        for label in (self._rows, self._counts, self._state):
+            for name in NO_FORMULAS:
+                label.add_class(name)
+        self._state.style.font_weight = "bold"
+        self._buttons = (
+            [] if control is None else [self._button(PAUSE, self._toggle), self._button(CANCEL, control.cancel)]
+        )
+        wrapped = {"flex_flow": "row wrap", "align_items": "center"}
+        buttons = self._made(ipywidgets.HBox, children=self._buttons)  # they stay together in a narrow page
+        first = self._made(ipywidgets.HBox, children=[self._bar, self._rows, buttons], layout=wrapped)
+        self._second = self._made(ipywidgets.HBox, children=[self._state, self._counts], layout=wrapped)
+        self.box = self._made(ipywidgets.VBox, children=[first, self._second])
+
+    def set(self, view: View) -> None:
+        """Each widget sends one message at most, and none where nothing has changed."""
+        known = view.total is not None
+        _set(self._bar, max=max(view.total or 1, 1), value=view.done if known else 0, bar_style=COLOURS[view.phase])
+        _set(self._bar.layout, display=None if known else "none")
+        _set(self._rows, value=" · ".join(part for part in (view.rows, view.pace) if part))
+        _set(self._counts, value=view.counts)
+        _set(self._state, value=view.state)
+        _set(self._second, tooltip=view.state or None)  # a label does not wrap, and has no tooltip of its own
+        _set(self._state.layout, display=None if view.state else "none")
+        if self._buttons and not _deaf():
+            toggle, cancel = self._buttons
+            description, tooltip = RESUME if view.phase == "paused" else PAUSE
+            _set(toggle, description=description, tooltip=tooltip, disabled=view.phase == "canceling")
+            _set(cancel, disabled=view.phase == "canceling")
+
+    def close(self) -> None:
+        self._open = False
+        for widget in reversed(self._all):
+            for part in (widget, widget.layout, getattr(widget, "style", None)):
+                if part is not None:
+                    part.close()
+
+    def _made(self, kind: Any, **traits: Any) -> Any:
+        widget = kind(**traits)
+        self._all.append(widget)
+        return widget
+
+    # ------------------------------------------------------------------------------------------ buttons
+    def _button(self, words: tuple[str, str], press: Callable[[], None]) -> Any:
+        import ipywidgets
+
+        description, tooltip = words
+        deaf = _deaf()
+        button = self._made(
+            ipywidgets.Button, description=description, tooltip=DEAF if deaf else tooltip, disabled=deaf,
+            layout={"width": "auto"},
+        )  # fmt: skip
+        _Ear(button, lambda: press() if self._open else None)
+        return button
+
+    def _toggle(self) -> None:
+        assert self._control is not None
+        if self._control.state == "paused":
+            self._control.resume()
+        else:
+            self._control.pause()
+
+
+class _Ear:
+    """Hears clicks while the cell is busy.
+
+    A front end may send them to a thread beside the cell's (a subshell). ipykernel 7.4 sends what comes for a widget to
+    where that widget last spoke, which is the busy cell, unless its comm says otherwise: here, where the front end
+    wants it. And it asks the comm as a message arrives, in a thread that is never busy: so a click of a front end that
+    knows no subshells is heard there, and when it comes once more after the cell, it is known.
+    """
+
+    def __init__(self, button: Any, press: Callable[[], None]) -> None:
+        self._press = press
+        self._heard = 0
+        button.on_click(self._clicked)
+        if hasattr(button.comm, "_reply_subshell_for"):
+            button.comm._reply_subshell_for = self._route
+
+    def _route(self, data: Any, subshell: str | None) -> str | None:
+        if subshell is None and _is_click(data):
+            self._heard += 1
+            self._press()
+        return subshell
+
+    def _clicked(self, _button: Any) -> None:
+        if self._heard:
+            self._heard -= 1
+        else:
+            self._press()
+
+
+def _is_click(data: Any) -> bool:
+    content = data.get("content") if isinstance(data, dict) else None
+    return isinstance(content, dict) and content.get("event") == "click"
+
+
+def _deaf() -> bool:
+    """Whether whatever is pressed is heard after the cell alone: the kernel (ipykernel 6) reads nothing meanwhile."""
+    from IPython.core.getipython import get_ipython
+
+    return not getattr(getattr(get_ipython(), "kernel", None), "_supports_kernel_subshells", False)
+
+
+def _set(widget: Any, **traits: Any) -> None:
+    changed = {name: value for name, value in traits.items() if getattr(widget, name) != value}
+    if changed:
+        with widget.hold_sync():
+            for name, value in changed.items():
+                setattr(widget, name, value)
+
+
+def _display(data: dict[str, Any]) -> Any:
+    from IPython.display import display
+
+    show: Any = display  # IPython has no types for it
+    return show(data, raw=True, display_id=True)

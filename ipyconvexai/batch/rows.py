@@ -1,0 +1,265 @@
+"""Batches row by row: each row of a frame is an input, and gets its result in new columns. Calls ``running``.
+
+Promises: equal inputs are sent once; null in, null out; the same kind of frame comes back, in its order; of what is
+larger than memory only some chunks are held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from ipyconvexai.application import App, app
+from ipyconvexai.batch.asks import Result, Task
+from ipyconvexai.batch.batches import Entry
+from ipyconvexai.batch.columns import Output
+from ipyconvexai.batch.control import Control
+from ipyconvexai.batch.options import Options
+from ipyconvexai.batch.progress import Progress
+from ipyconvexai.batch.running import Batch, Operation, run_in_cell
+from ipyconvexai.batch.runner import Chunk, Item
+from ipyconvexai.batch.sources import Sink, Source, open_source
+from ipyconvexai.errors import Error, InputError
+
+__all__ = ["RowBatch", "RowOperation", "arun", "run"]
+
+FIRST_CHUNK = 1024  # rows; doubled while the ledger knows all of a chunk, for then asking it is what takes the time
+LARGEST_CHUNK = 16_384
+MOST_REMEMBERED = 100_000  # failed inputs, so that equal ones of later chunks are not sent
+
+_DETAIL_TYPES = {"request_id": pa.string(), "cost": pa.float64(), "tokens": pa.int64()}
+
+
+class RowOperation(Operation, Protocol):
+    """An operation over the columns of a row."""
+
+    documents: bool  # whether its texts are documents to keep
+
+    def text(self, values: Sequence[Any]) -> str | None:
+        """What is asked about, of the row's values in the order of ``columns``; None: nothing.
+
+        Raises:
+            InputError: these values cannot be asked about; it becomes the row's error.
+        """
+
+    def task(self, text: str) -> Task:
+        """What becomes of it."""
+
+    def values(self, value: Any) -> Sequence[Any]:
+        """One for each of ``outputs``; `value` is a result's, and not None."""
+
+
+Make = Callable[[Sequence[str]], RowOperation]  # of the columns that there are
+
+
+class RowBatch:
+    """One run over `data`. Wrong options, columns and names are found when it is made."""
+
+    def __init__(self, owner: App, make: Make, data: Any, options: Options) -> None:
+        self._app = owner
+        self._options = options
+        self._source: Source = open_source(data)
+        self._operation = operation = make(self._source.columns)
+        self._source.check(operation.columns)
+        self._outputs = self._checked_outputs()
+        self._sink: Sink | None = None
+        self._known: dict[str, Item] = {}  # inputs of open chunks
+        self._failed: dict[str, Result] = {}
+        self._errors: list[Error] = []
+        self._rows = 0
+        self._inputs = 0
+        self._keeping: list[asyncio.Task[Any]] = []
+        self._batch = Batch(
+            owner,
+            operation,
+            options,
+            described=self._source.description,
+            fingerprint=self._source.fingerprint(operation.columns),
+        )
+
+    @property
+    def kind(self) -> str:
+        return self._operation.kind
+
+    # ------------------------------------------------------------------------------------------ names
+    def _checked_outputs(self) -> list[Output]:
+        """The new columns: values, error, details.
+
+        Raises:
+            InputError: two have one name, or one would replace a column that was not made by a batch.
+        """
+        operation = self._operation
+        error = f"{operation.into}_error"
+        outputs = [
+            *operation.outputs,
+            Output(error, pa.string()),
+            *(Output(f"{operation.into}_{name}", _DETAIL_TYPES[name]) for name in self._options.wanted),
+        ]
+        names = [output.name for output in outputs]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(f"two new columns have the name {twice!r}", cure='Use another into="...". Nothing was sent.')
+        there = self._source.columns
+        for name in names:
+            if name in operation.columns:
+                what = f"the new column {name!r} would replace one that is read"
+            elif name in there and error not in there:  # with its error column it is from an earlier run
+                what = f"the frame has a column {name!r} already"
+            else:
+                continue
+            raise InputError(what, cure='Use another into="...", or drop it first. Nothing was sent.')
+        return outputs
+
+    # ------------------------------------------------------------------------------------------ running
+    async def run(self, bar: Progress, control: Control) -> Any:
+        """The frame with its new columns.
+
+        Raises:
+            InputError, ConfigurationError: nothing was sent.
+            StoreError: the ledger cannot record.
+            BatchError: with on_error="raise".
+        """
+        self._sink = await asyncio.to_thread(self._source.sink, self._outputs, self._options.output)
+        try:
+            bar.begin(self._source.rows, 0)
+            await self._batch.run(self._chunks(bar), self._take, bar, control)
+            if self._keeping:
+                await asyncio.gather(*self._keeping)
+            self._batch.check_failures(self._errors, self._rows)
+            return await asyncio.to_thread(self._sink.finish)
+        except BaseException:
+            self._sink.discard()
+            raise
+
+    async def _chunks(self, bar: Progress) -> AsyncIterator[Chunk]:
+        read = self._source.chunks(self._operation.columns, LARGEST_CHUNK)
+        size = FIRST_CHUNK
+        try:
+            while (columns := await asyncio.to_thread(next, read, None)) is not None:
+                rows: list[tuple[Any, ...]] = list(zip(*(columns[name] for name in self._operation.columns), strict=True))
+                start = 0
+                while start < len(rows):
+                    chunk = self._chunk(rows[start : start + size])
+                    start += size
+                    self._count(chunk, bar, len(chunk.rows))
+                    yield chunk
+                    all_known = all(item.result is not None and item.result.known for item in chunk.new)
+                    size = min(2 * size, LARGEST_CHUNK) if all_known else FIRST_CHUNK
+                    self._keep_documents(chunk)
+        finally:
+            read.close()
+
+    def _chunk(self, rows: list[tuple[Any, ...]]) -> Chunk:
+        found: list[Item | Result] = []
+        new: list[Item] = []
+        late: dict[Item, list[int]] = {}
+        for number, values in enumerate(rows, self._rows):
+            row = self._row(values)
+            if isinstance(row, Result):
+                found.append(row)
+                continue
+            item = self._known.get(row)
+            if item is None:
+                item = Item(self._operation.task(row), [], text=row, document=self._operation.documents)
+                self._known[row] = item
+                new.append(item)
+            if item.result is None:
+                item.rows.append(number)
+            else:
+                late.setdefault(item, []).append(number)
+            found.append(item)
+        self._rows += len(rows)
+        for item, numbers in late.items():
+            self._entry.met_again(item, numbers)
+        return Chunk(found, new)
+
+    def _row(self, values: tuple[Any, ...]) -> str | Result:
+        try:
+            text = self._operation.text(values)
+        except InputError as error:
+            return Result(error=error)
+        if text is None:
+            return Result()
+        return self._failed.get(text) or text
+
+    def _count(self, chunk: Chunk, bar: Progress, rows: int) -> None:
+        self._inputs += len(chunk.new)
+        bar.more(rows, 0, done=sum(isinstance(row, Result) or row.result is not None for row in chunk.rows))
+        self._entry.counts["total_rows"] += rows
+        self._entry.counts["items"] += len(chunk.new)
+
+    @property
+    def _entry(self) -> Entry:
+        assert self._batch.entry is not None
+        return self._batch.entry
+
+    def _keep_documents(self, chunk: Chunk) -> None:
+        """Beside the sending, which does not need them. What the ledger could answer is there already."""
+        if not self._operation.documents or self._options.recall:
+            return
+        texts = [item.text for item in chunk.new if item.text and not (item.result and item.result.known)]
+        if texts:
+            about = {"column": self._operation.columns[0], "from": self._source.description}
+            keep = asyncio.to_thread(self._app.records.add_documents, texts, self._source.kind, about)
+            self._keeping = [task for task in self._keeping if not task.done()]
+            self._keeping.append(asyncio.create_task(keep))
+
+    async def _take(self, chunk: Chunk) -> None:
+        assert self._sink is not None
+        results = chunk.results()
+        self._errors += [
+            result.error for result, row in zip(results, chunk.rows, strict=True)
+            if result.error is not None and result.is_failed and isinstance(row, Item)
+        ]  # fmt: skip
+        for item in chunk.new:
+            assert item.text is not None
+            if item.result is not None and item.result.is_failed and len(self._failed) < MOST_REMEMBERED:
+                self._failed[item.text] = item.result
+            if not self._remembers_all:
+                self._known.pop(item.text, None)
+        await asyncio.to_thread(self._sink.write, self._columns(results))
+
+    @property
+    def _remembers_all(self) -> bool:
+        """With record="metadata" the ledger knows no answer that a later chunk could ask for."""
+        return self._app.records.record != "full"
+
+    def _columns(self, results: Sequence[Result]) -> dict[str, list[Any]]:
+        nothing = (None,) * len(self._operation.outputs)
+        values = [nothing if one.value is None else tuple(self._operation.values(one.value)) for one in results]
+        columns: dict[str, list[Any]] = {
+            output.name: list(column)
+            for output, column in zip(self._operation.outputs, zip(*values, strict=True), strict=True)
+        }
+        into = self._operation.into
+        columns[f"{into}_error"] = [None if one.error is None else _one_line(one.error) for one in results]
+        for name in self._options.wanted:
+            columns[f"{into}_{name}"] = [_detail(one, name) for one in results]
+        return columns
+
+
+def _detail(result: Result, name: str) -> Any:
+    if result.total.requests == 0:
+        return None
+    return {"request_id": result.done.request_id, "cost": result.total.cost, "tokens": result.total.tokens}[name]
+
+
+def _one_line(error: Error) -> str:
+    return f"{error.code}: {error.message}"
+
+
+def run(make: Make, data: Any, options: Options) -> Any:
+    """The batch in the calling thread, with its bar."""
+    current = app()
+    batch = RowBatch(current, make, data, options)
+    return run_in_cell(current, batch.run, batch.kind, options)
+
+
+async def arun(make: Make, data: Any, options: Options) -> Any:
+    """The same for async code, without a bar."""
+    current = app()
+    batch = await asyncio.to_thread(RowBatch, current, make, data, options)
+    return await current.arun(batch.run(Progress(False), Control()))
+

@@ -1,0 +1,257 @@
+"""One run of a batch, whatever it asks: endpoint, ledger rows, budget, engine, progress. Calls the runner.
+
+An operation (``summarize``, ``map``, ``reduce``) says what is asked; who runs it gives the chunks of inputs and takes
+them back with their results. Promises: nothing is sent before all options are checked; however the run ends, its row
+in ``batches`` says so, and running it again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from ipyconvexai import place
+from ipyconvexai.application import App
+from ipyconvexai.batch.batches import Entry, Facts
+from ipyconvexai.batch.columns import Output
+from ipyconvexai.batch.control import Control
+from ipyconvexai.batch.engines import open_engine
+from ipyconvexai.batch.options import CONCURRENCY, LOCAL_CONCURRENCY, Options
+from ipyconvexai.batch.progress import Progress
+from ipyconvexai.batch.runner import Chunk, Item, Plan, Runner
+from ipyconvexai.errors import BatchError, BudgetError, CanceledError, Error, InputError
+from ipyconvexai.ids import new_id
+from ipyconvexai.providers.corridor import CALLER
+from ipyconvexai.providers.endpoints import Endpoint
+from ipyconvexai.settings import redact
+from ipyconvexai.store.batch_rows import spent_by, wake
+from ipyconvexai.values import Caller, Purse, Replay
+
+__all__ = ["Batch", "Operation", "Take", "run_in_cell"]
+
+RETRIES = 5  # a batch is patient: nobody waits for a single row
+
+Take = Callable[[Chunk], Awaitable[None]]
+
+
+class Operation(Protocol):
+    """What is asked of each input. ``open`` is called once, with the endpoint, before anything else is.
+
+    Attributes:
+        kind: summarize, map or reduce.
+        input: what it reads, in words: a column or a template.
+        into: the name of its column, from which the names of the others are made.
+        columns: the columns that it reads.
+        outputs: the columns that it gives.
+    """
+
+    kind: str
+    input: str
+    into: str
+    columns: Sequence[str]
+    outputs: Sequence[Output]
+
+    def facts(self) -> dict[str, Any]:
+        """JSON of whatever changes its answers, but for the options."""
+
+    def open(self, endpoint: Endpoint, options: Options) -> None:
+        """Make its recipes."""
+
+
+class Batch:
+    """`fingerprint`: of the data, as the source gives it; `described`: what the source is, in words."""
+
+    def __init__(
+        self, app: App, operation: Operation, options: Options, *, described: str, fingerprint: str
+    ) -> None:
+        self.app = app
+        self.operation = operation
+        self.options = options
+        self._described = described
+        self._data = fingerprint
+        self.id = options.resume or new_id()
+        self.error: Error | None = None  # why not everything was sent
+        self.entry: Entry | None = None
+
+    async def endpoint(self) -> Endpoint:
+        """Where the model is reached. It need not be ready: what is in the ledger needs neither key nor local model."""
+        endpoint = await self.app.generator.endpoint(self.options.model, to_send=False)
+        self.operation.open(endpoint, self.options)
+        return endpoint
+
+    # ------------------------------------------------------------------------------------------ running
+    async def run(self, chunks: AsyncIterator[Chunk], take: Take, bar: Progress, control: Control) -> None:
+        """Run `chunks`, each of which `take` is given back when it has its results, in order.
+
+        Raises:
+            InputError, ConfigurationError: nothing was sent.
+            StoreError: the ledger cannot record; nothing more is sent, and running it again goes on.
+        """
+        endpoint = await self.endpoint()
+        entry = self.entry = Entry(self.app.store, await self._facts(endpoint), control)
+        engine = await self._engine(endpoint)
+        plan = await self._plan(endpoint, bar, engine)
+        await asyncio.to_thread(entry.begin)
+        beat = asyncio.create_task(entry.beat())
+
+        def settled(item: Item) -> None:
+            entry.settled(item)
+            if item.result is not None:
+                bar.settled(item.result, len(item.rows))
+
+        runner = Runner(self.app, plan, control, settled)
+        bar.in_flight = lambda: runner.sending
+        try:
+            await runner.run(chunks, take)
+        except BaseException as error:
+            self._end_soon(entry, error)
+            raise
+        else:
+            self.error = runner.over
+            if runner.over is not None and not isinstance(runner.over, CanceledError):
+                bar.stopped(f"Stopped: {runner.over.message}. {runner.over.cure}")
+            await asyncio.to_thread(entry.end, _state(runner.over), runner.over)
+        finally:
+            beat.cancel()
+            if engine is not None:
+                await engine.aclose()
+
+    def _end_soon(self, entry: Entry, error: BaseException) -> None:
+        """Nobody waits any more: the row is written by a thread of its own, or by the keeper."""
+        ours = error if isinstance(error, Error) else None
+        if isinstance(error, asyncio.CancelledError):
+            ours = CanceledError("interrupted", code="interrupted")
+        state = "stopped" if isinstance(error, asyncio.CancelledError) else "failed"
+
+        def end() -> None:
+            with contextlib.suppress(Error):
+                entry.end(state, ours)
+
+        asyncio.get_running_loop().run_in_executor(None, end)
+
+    async def _plan(self, endpoint: Endpoint, bar: Progress, engine: Any) -> Plan:
+        options = self.options
+        purse = None
+        if options.budget is not None:
+            spent = await asyncio.to_thread(spent_by, self.app.store, self.id) if options.resume else 0.0
+            purse = Purse(options.budget - spent)
+        return Plan(
+            model=options.model,
+            endpoint=endpoint,
+            caller=self._caller(bar, engine),
+            concurrency=options.concurrency or (LOCAL_CONCURRENCY if endpoint.provider == "local" else CONCURRENCY),
+            timeout=options.timeout,
+            patience=options.patience,
+            purse=purse,
+            known_in=self.id if options.fresh else None,
+            only_failed=options.retry_failed,
+            sends=options.recall is None,
+        )
+
+    def _caller(self, bar: Progress, engine: Any) -> Caller:
+        caller = CALLER.get()
+        return replace(
+            caller,
+            **({} if caller.notebook or caller.cell_id else place.here()),
+            source="schedule" if self.options.job else "batch",
+            batch_id=self.id,
+            retries=max(RETRIES, self.app.settings.retries),
+            replay=Replay.OFF if self.options.fresh else self.options.policy,
+            patience=self.options.patience,
+            on_wait=bar.wait,
+            send=None if engine is None else engine.send,
+        )
+
+    async def _engine(self, endpoint: Endpoint) -> Any:
+        if self.options.engine is None:
+            return None
+        return await asyncio.to_thread(open_engine, self.options.engine, self.options.concurrency or CONCURRENCY)
+
+    # ------------------------------------------------------------------------------------------ its row
+    async def _facts(self, endpoint: Endpoint) -> Facts:
+        operation, options = self.operation, self.options
+        said = {**operation.facts(), "params": options.params}
+        text = redact(json.dumps(said, sort_keys=True, ensure_ascii=False, default=str))
+        print_of = _hash(operation.kind, text, endpoint.provider, endpoint.model)
+        if options.resume is not None:
+            before = await asyncio.to_thread(wake, self.app.store, options.resume)
+            _check_same(before, operation.kind, print_of, self._data)
+        where = place.here()
+        return Facts(
+            id=self.id,
+            kind=operation.kind,
+            source=redact(self._described),
+            input=redact(operation.input),
+            into_column=operation.into,
+            provider=endpoint.provider,
+            model=endpoint.model,
+            engine=_named(options.engine),
+            options=text,
+            fingerprint=f"{print_of}/{self._data}",
+            budget_usd=options.budget,
+            user_id=self.app.settings.user,
+            notebook=where.get("notebook"),
+            cell_id=where.get("cell_id"),
+            job_id=options.job,
+        )
+
+    # ------------------------------------------------------------------------------------------ how it ended
+    def check_failures(self, failed: Sequence[Error], rows: int) -> None:
+        """Raise BatchError where ``on_error="raise"`` and there are errors among the results."""
+        if not failed or self.options.on_error != "raise":
+            return
+        raise BatchError(
+            f"{len(failed)} of {rows} rows failed; the first: {failed[0].message}",
+            cure='Run it again: what is answered is not sent again. Or on_error="keep" for the errors in a column.',
+            request_id=failed[0].request_id,
+        )
+
+
+def run_in_cell(app: App, work: Callable[[Progress, Control], Any], kind: str, options: Options) -> Any:
+    """Run the coroutine that `work` gives in the calling thread, with a bar; Ctrl-C leaves it resumable."""
+    control = Control()
+    bar = Progress(options.progress, title=kind, control=control)
+    try:
+        return app.run(work(bar, control), tick=bar.draw)
+    except KeyboardInterrupt:
+        bar.stopped("Run the cell again to go on: what is answered is in the ledger.")
+        raise
+    finally:
+        bar.close()
+
+
+def _state(over: Error | None) -> str:
+    if over is None:
+        return "done"
+    return "canceled" if isinstance(over, CanceledError) else "stopped" if isinstance(over, BudgetError) else "failed"
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def _check_same(before: Any, kind: str, print_of: str, data: str) -> None:
+    """Refuse to go on with another batch's id."""
+    said, _, seen = str(before["fingerprint"]).partition("/")
+    if before["kind"] != kind or said != print_of:
+        what = f"is a {before['kind']}" if before["kind"] != kind else "asked something else (prompt, model, parameters)"
+        raise InputError(
+            f"batch {before['id']} {what}, and cannot go on as this one",
+            cure="Leave out resume=: what is answered is not sent again in any case. Nothing was sent.",
+        )
+    if seen != data:
+        raise InputError(
+            f"batch {before['id']} was over other data",
+            cure="Leave out resume= to begin a batch of its own: what is answered is not sent again. Nothing was sent.",
+        )
+
+
+def _named(engine: Any) -> str | None:
+    if engine is None or isinstance(engine, str):
+        return engine
+    return f"{type(engine).__module__.partition('.')[0]}.{type(engine).__name__}"

@@ -1,0 +1,60 @@
+"""What anybody may ask of the batches in the ledger, and say to one that runs. Calls the link.
+
+Blocking: call in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ipyconvexai.errors import NotFoundError
+from ipyconvexai.store.link import Store
+
+__all__ = ["BATCHES_SQL", "say", "spent_by", "wake"]
+
+
+def say(store: Store, batch_id: str, wanted: str) -> str:
+    """Have the process that runs a batch pause, resume or cancel it, within two seconds; gives the state before.
+
+    Raises:
+        NotFoundError: there is no such batch.
+    """
+    with store.transaction() as execute:
+        rows = execute("SELECT state, finished_at FROM batches WHERE id = try_cast(? AS UUID)", [batch_id])
+        if not rows:
+            raise NotFoundError(f"there is no batch {batch_id!r}", cure="ai.batches() lists them.")
+        if rows[0][1] is None:
+            execute.later("UPDATE batches SET wanted = ? WHERE id = ?::UUID", [wanted, batch_id])
+    return str(rows[0][0])
+
+
+def wake(store: Store, batch_id: str) -> Mapping[str, Any]:
+    """What is known of an earlier run.
+
+    Raises:
+        NotFoundError: there is no such batch.
+    """
+    rows = store.read(
+        "SELECT id::VARCHAR, kind, options, fingerprint, state FROM batches WHERE id = try_cast(? AS UUID)", [batch_id]
+    )
+    if not rows:
+        raise NotFoundError(f"there is no batch {batch_id!r}", cure="ai.batches() lists them, with their ids.")
+    return dict(zip(("id", "kind", "options", "fingerprint", "state"), rows[0], strict=True))
+
+
+def spent_by(store: Store, batch_id: str) -> float:
+    """US dollars that the requests of a batch have cost so far."""
+    rows = store.read("SELECT coalesce(sum(cost_usd), 0.0) FROM calls WHERE batch_id = ?::UUID", [batch_id])
+    return float(rows[0][0])
+
+
+# What ``ai.batches()`` shows: newest first.
+BATCHES_SQL = """
+SELECT id::VARCHAR AS id, created_at, kind, source, input, into_column, state, total_rows AS rows, items, known,
+       done, failed, requests, input_tokens + output_tokens AS tokens, cached_tokens, cost_usd, budget_usd,
+       provider || ':' || model AS model, engine, date_diff('millisecond', created_at,
+       coalesce(finished_at, updated_at)) / 1000 AS seconds, error_code, error_message, user_id AS user, notebook,
+       cell_id, job_id::VARCHAR AS job_id, options, updated_at, finished_at
+FROM batches ORDER BY created_at DESC, id DESC
+"""

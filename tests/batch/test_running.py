@@ -1,0 +1,271 @@
+"""How batches run: chunks, money, pauses, cancellation, what goes on and what may not."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import ipyconvexai as ai
+from ipyconvexai import errors
+from ipyconvexai.batch import rows
+from ipyconvexai.batch.control import Control
+from ipyconvexai.batch.options import Options
+from ipyconvexai.batch.progress import Progress
+from ipyconvexai.batch.summarize import PROMPT, SYSTEM, Summarize
+from ipyconvexai.testing import Answer, Endpoint, Fault
+
+
+def question(call: Any) -> str:
+    return str(call.body["messages"][-1]["content"])
+
+
+def frame_of(count: int, distinct: int | None = None) -> pd.DataFrame:
+    return pd.DataFrame({"text": [f"text number {n % (distinct or count)}" for n in range(count)]})
+
+
+def states(app: ai.App) -> list[tuple[Any, ...]]:
+    return ai.batches().arrow().select(["kind", "state", "rows", "items", "known", "done", "failed"]).to_pylist()
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "FIRST_CHUNK", 7)
+    monkeypatch.setattr(rows, "LARGEST_CHUNK", 28)
+
+
+def test_rows_of_many_chunks_come_back_in_order(app: ai.App, endpoint: Endpoint, small_chunks: None):
+    endpoint.reply(lambda call: Answer(question(call).split("\n")[1]))
+    frame = frame_of(200, distinct=45)
+    result = ai.summarize(frame, "text", progress=False)
+    assert result["summary"].tolist() == frame["text"].tolist()
+    assert endpoint.count == 45, "equal texts of different chunks are sent once"
+    again = ai.summarize(frame, "text", progress=False)
+    pd.testing.assert_frame_equal(again, result)
+    assert endpoint.count == 45
+    newest, oldest = states(app)
+    assert oldest == {
+        "kind": "summarize", "state": "done", "rows": 200, "items": oldest["items"], "known": oldest["items"] - 45,
+        "done": 45, "failed": 0,
+    }  # fmt: skip
+    assert newest["done"] == 0
+    of_rows = ai.ledger.sql(
+        "SELECT row_number, text FROM batch_results r JOIN batches b ON b.id = r.batch_id WHERE b.done = 45 ORDER BY 1"
+    ).fetchall()
+    assert of_rows == list(enumerate(frame["text"]))
+
+
+def test_a_failed_text_of_an_earlier_chunk_is_not_sent_again(app: ai.App, endpoint: Endpoint, small_chunks: None):
+    endpoint.reply(lambda call: Fault(400) if "number 3" in question(call) else Answer("fine"))
+    result = ai.summarize(frame_of(60, distinct=6), "text", progress=False)
+    assert endpoint.count == 6
+    assert result["summary"].isna().sum() == 10
+    assert result["summary_error"].notna().sum() == 10
+
+
+def test_fresh_sends_each_text_once(app: ai.App, endpoint: Endpoint, small_chunks: None):
+    ai.summarize(frame_of(40, distinct=10), "text", progress=False)
+    ai.summarize(frame_of(40, distinct=10), "text", progress=False, fresh=True)
+    assert endpoint.count == 20
+
+
+def test_retry_failed_sends_only_what_failed(app: ai.App, endpoint: Endpoint):
+    endpoint.reply(lambda call: Fault(400) if "number 1" in question(call) else Answer("fine"))
+    ai.summarize(frame_of(3), "text", progress=False)
+    endpoint.reply("now it works")
+    sent = endpoint.count
+    result = ai.summarize(frame_of(5), "text", progress=False, retry_failed=True)
+    assert endpoint.count == sent + 1
+    assert result["summary"].tolist()[:3] == ["fine", "now it works", "fine"]
+    assert result["summary"].isna().tolist()[3:] == [True, True]
+    assert result["summary_error"].str.contains("never tried").tolist()[3:] == [True, True]
+
+
+def test_details_are_further_columns(app: ai.App, endpoint: Endpoint):
+    frame = pd.DataFrame({"text": ["one", "two", None]})
+    result = ai.summarize(frame, "text", progress=False, details=True)
+    assert list(result.columns) == [
+        "text", "summary", "summary_error", "summary_request_id", "summary_cost", "summary_tokens"
+    ]  # fmt: skip
+    assert result["summary_cost"].iloc[0] > 0
+    assert result["summary_tokens"].iloc[0] > 0
+    assert result.iloc[2, 1:].isna().all()
+    known = {row[0] for row in ai.ledger.sql("SELECT id::VARCHAR FROM calls").fetchall()}
+    assert set(result["summary_request_id"].dropna()) == known
+    again = ai.summarize(frame, "text", progress=False, details=("tokens", "cost"))
+    assert again["summary_cost"].tolist()[:2] == result["summary_cost"].tolist()[:2], "what it cost when it was sent"
+
+
+# ------------------------------------------------------------------------------------------------- money
+def test_a_budget_stops_before_it_is_passed(app: ai.App, endpoint: Endpoint):
+    frame = frame_of(300)
+    one = ai.summarize(frame.head(1), "text", progress=False, details="cost")["summary_cost"].iloc[0]
+    budget = 50.5 * one
+    result = ai.summarize(frame, "text", progress=False, budget=budget, concurrency=16)
+    spent = ai.batches().df()["cost_usd"].iloc[0]
+    assert 0.8 * budget <= spent <= budget
+    errors_seen = result["summary_error"].dropna()
+    assert errors_seen.str.startswith("budget: ").all()
+    assert len(errors_seen) == 300 - endpoint.count
+    assert states(app)[0]["state"] == "stopped"
+    refused = ai.ledger.sql("SELECT count(*) FROM calls WHERE status = 'refused'").fetchall()
+    assert refused == [(0,)], "what is not sent leaves no row"
+
+
+def test_a_stopped_batch_goes_on_with_a_higher_budget(app: ai.App, endpoint: Endpoint):
+    frame = frame_of(60)
+    one = ai.summarize(frame.head(1), "text", progress=False, details="cost")["summary_cost"].iloc[0]
+    ai.summarize(frame, "text", progress=False, budget=20.5 * one)
+    batch = ai.batches().df()["id"].iloc[0]
+    sent = endpoint.count
+    ai.summarize(frame, "text", progress=False, budget=20.5 * one, resume=batch)
+    assert endpoint.count <= sent + 1, "what it has spent counts"
+    result = ai.summarize(frame, "text", progress=False, budget=100 * one, resume=batch)
+    assert result["summary"].notna().all()
+    assert endpoint.count == 60
+    newest = ai.batches().df().iloc[0]
+    assert newest["id"] == batch
+    assert newest["state"] == "done"
+
+
+def test_a_budget_needs_a_price(app: ai.App, endpoint: Endpoint):
+    result = ai.summarize(frame_of(20), "text", progress=False, budget=1.0, model="openai:nobody-knows-this")
+    assert endpoint.count == 0
+    assert result["summary_error"].str.startswith("price_unknown").all()
+
+
+# ------------------------------------------------------------------------------------------------- what goes on
+def test_a_batch_is_not_resumed_with_other_data_or_another_question(app: ai.App, endpoint: Endpoint):
+    ai.summarize(frame_of(5), "text", progress=False, resume=None)
+    batch = ai.batches().df()["id"].iloc[0]
+    sent = endpoint.count
+    with pytest.raises(errors.InputError, match="other data"):
+        ai.summarize(frame_of(6), "text", progress=False, resume=batch)
+    with pytest.raises(errors.InputError, match="asked something else"):
+        ai.summarize(frame_of(5), "text", progress=False, resume=batch, temperature=0.5)
+    with pytest.raises(errors.NotFoundError, match="no batch"):
+        ai.summarize(frame_of(5), "text", progress=False, resume="nonsense")
+    assert endpoint.count == sent
+    ai.summarize(frame_of(5), "text", progress=False, resume=batch)
+    assert len(ai.batches().df()) == 1
+
+
+def test_a_long_pause_parks_the_rows(app: ai.App, endpoint: Endpoint):
+    endpoint.reply(Fault(429, headers={"retry-after": "600"}))
+    result = ai.summarize(frame_of(50), "text", progress=False, patience=5, concurrency=2)
+    assert result["summary_error"].str.startswith("parked: ").all()
+    assert "patience" in result["summary_error"].iloc[-1]
+    assert endpoint.count <= 4, "the others are not even tried"
+
+
+def test_a_wrong_key_stops_the_batch(app: ai.App, endpoint: Endpoint):
+    endpoint.reply(Fault(401))
+    result = ai.summarize(frame_of(100), "text", progress=False, concurrency=4)
+    assert endpoint.count <= 8
+    assert result["summary_error"].notna().all()
+    assert states(app)[0]["state"] == "failed"
+
+
+# ------------------------------------------------------------------------------------------------- control
+def run_with(control: Control, app: ai.App, frame: pd.DataFrame, concurrency: int = 2) -> Any:
+    batch = rows.RowBatch(
+        app, lambda columns: Summarize("text", "summary", SYSTEM, PROMPT), frame, Options(concurrency=concurrency)
+    )
+    return app.run(batch.run(Progress(False), control))
+
+
+def test_a_paused_batch_begins_nothing_until_it_goes_on(app: ai.App, endpoint: Endpoint):
+    control = Control()
+    control.pause()
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(run_with(control, app, frame_of(5))))
+    thread.start()
+    deadline = threading.Event()
+    assert not deadline.wait(0.3)
+    assert endpoint.count == 0
+    control.resume()
+    thread.join(10)
+    assert got[0]["summary"].notna().all()
+
+
+def test_a_canceled_batch_keeps_what_was_answered(app: ai.App, endpoint: Endpoint):
+    control = Control()
+    endpoint.hold()
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(run_with(control, app, frame_of(50))))
+    thread.start()
+    endpoint.wait(lambda e: e.in_flight == 2)
+    control.cancel()
+    endpoint.release()
+    thread.join(10)
+    result = got[0]
+    assert 2 <= result["summary"].notna().sum() <= 4
+    assert result["summary_error"].dropna().str.startswith("canceled: ").all()
+    assert states(app)[0]["state"] == "canceled"
+
+
+def test_another_process_can_cancel_it(app: ai.App, endpoint: Endpoint):
+    endpoint.hold()
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(run_with(Control(), app, frame_of(50))))
+    thread.start()
+    endpoint.wait(lambda e: e.in_flight == 2)
+    batch = ai.batches().df()["id"].iloc[0]
+    assert ai.pause(batch) == "paused"
+    assert ai.cancel(batch) == "canceled"
+    heard = threading.Event()
+
+    def wait() -> None:
+        while ai.batches().df()["state"].iloc[0] == "running" and not heard.wait(0.05):
+            pass
+
+    waiting = threading.Timer(2.5, endpoint.release)
+    waiting.start()
+    thread.join(15)
+    assert got[0]["summary"].notna().sum() <= 4
+    with pytest.raises(errors.NotFoundError, match="no batch"):
+        ai.pause("01990000-0000-7000-8000-000000000000")
+    assert ai.resume(batch) == "canceled", "it is over"
+
+
+# ------------------------------------------------------------------------------------------------- names
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        (["text"], {"into": "text"}, "would replace one that is read"),
+        (["text", "summary"], {}, "has a column 'summary' already"),
+        (["text", "a_error"], {"into": "a_error"}, "already"),
+        (["text"], {"details": ["price"]}, "details='price' is not known"),
+        (["text"], {"output": "x.xlsx"}, "no file of rows"),
+        (["text"], {"fresh": True, "retry_failed": True}, "contradict"),
+        (["text"], {"budget": -1}, "no number of US dollars"),
+        (["text"], {"patience": "long"}, "no number of seconds"),
+        (["text"], {"engine": 7}, "engine"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_sent(
+    app: ai.App, endpoint: Endpoint, columns: list[str], options: dict[str, Any], message: str
+):
+    frame = pd.DataFrame({name: ["a", "b"] for name in columns})
+    with pytest.raises(errors.Error, match=message) as caught:
+        ai.summarize(frame, "text", progress=False, **options)
+    assert caught.value.cure
+    assert endpoint.count == 0
+
+
+def test_the_columns_of_an_earlier_run_are_replaced(app: ai.App, endpoint: Endpoint):
+    once = ai.summarize(frame_of(3), "text", progress=False)
+    twice = ai.summarize(once, "text", progress=False)
+    pd.testing.assert_frame_equal(once, twice)
+
+
+def test_help_shows_the_shared_options():
+    import inspect
+
+    names = list(inspect.signature(ai.summarize).parameters)
+    assert names[:5] == ["df", "column", "into", "system", "prompt"]
+    assert {"budget", "engine", "retry_failed", "dry_run", "params"} <= set(names)
+    assert "US dollars that may be spent" in (ai.summarize.__doc__ or "")
+    assert "{options}" not in (ai.asummarize.__doc__ or "")

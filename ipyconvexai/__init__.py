@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from ipyconvexai.batch.schedule import schedule as schedule
     from ipyconvexai.batch.mapping import amap as amap
     from ipyconvexai.batch.mapping import map as map
+    from ipyconvexai.batch.planning import estimate as estimate
+    from ipyconvexai.batch.reduce import areduce as areduce
+    from ipyconvexai.batch.reduce import reduce as reduce
     from ipyconvexai.batch.summarize import asummarize as asummarize
     from ipyconvexai.batch.summarize import summarize as summarize
     from ipyconvexai.errors import ApplicationError as ApplicationError
@@ -98,6 +101,7 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "agenerate": "api",
     "amap": "batch.mapping",
     "app": "application",
+    "areduce": "batch.reduce",
     "arun": "api",
     "asafe_generate": "api",
     "asummarize": "batch.summarize",
@@ -107,6 +111,7 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "cron": "functions.crons",
     "crons": "api",
     "doctor": "api",
+    "estimate": "batch.planning",
     "generate": "api",
     "job": "batch.schedule",
     "jobs": "api",
@@ -116,6 +121,7 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "pause": "api",
     "query": "functions.registry",
     "rate_limit": "functions.rate_limits",
+    "reduce": "batch.reduce",
     "register_provider": ("providers.catalog", "register"),
     "resume": "api",
     "run": "api",

@@ -6,17 +6,17 @@ for it, and nothing of the package before it is used; an import of theirs that f
 
 from __future__ import annotations
 
+import _thread  # of which threading is made, and which costs nothing to import
 import importlib
 import sys
-import threading
 from typing import Any
 
 __all__ = ["BatchAccessor", "install"]
 
 NAMES = ("summarize", "map", "reduce", "estimate")
 
-_guard = threading.Lock()
-_seeking = threading.local()
+_guard = _thread.allocate_lock()
+_seeking = _thread._local()
 
 
 class _Method:

@@ -8,16 +8,15 @@ request fails with (a budget, say) stays as it is: run again, the first reply is
 from __future__ import annotations
 
 import dataclasses
-import enum
 import json
-from collections.abc import Mapping, Set
 from typing import Any
 
 from ipyconvexai.batch.asks import Done, Recipe, Result, Task
+from ipyconvexai.batch.columns import plain
 from ipyconvexai.errors import CallError, InvalidAnswerError
 from ipyconvexai.providers.schemas import json_schema, name_of, parse_answer, response_format
 
-__all__ = ["asked_for", "plain", "plain_answer", "typed_answer"]
+__all__ = ["asked_for", "plain_answer", "typed_answer"]
 
 _WORDS = "Reply with JSON and nothing else. It must fit this JSON schema:\n"
 
@@ -102,20 +101,3 @@ def _both(first: CallError, second: CallError) -> InvalidAnswerError:
     again = "with the same result" if same else second.message
     cure = "Loosen the schema, or use another model. Both answers are in the ledger."
     return InvalidAnswerError(f"{first.message}; asked again: {again}", cure=cure, request_id=second.request_id)
-
-
-def plain(value: Any) -> Any:
-    """A value of a schema's in plain Python: dicts and lists, and values of enums."""
-    if isinstance(value, enum.Enum):
-        return plain(value.value)
-    if isinstance(value, Mapping):
-        return {plain(key): plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    if isinstance(value, Set):
-        return sorted((plain(part) for part in value), key=repr)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if (fields := getattr(type(value), "model_fields", None)) is not None:
-        return plain(value.root) if set(fields) == {"root"} else {name: plain(getattr(value, name)) for name in fields}
-    return value

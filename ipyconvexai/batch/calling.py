@@ -5,15 +5,17 @@ They are called as a person calls them; ``within`` says of which ledger, as anot
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from typing import Any
 
 from ipyconvexai.application import App, within
+from ipyconvexai.batch.running import Checked
 from ipyconvexai.batch.specs import Spec, revived
 
 __all__ = ["check", "recall", "run"]
 
-_MODULES = {"summarize": "summarize", "map": "mapping", "reduce": "reducing"}
+_MODULES = {"summarize": "summarize", "map": "mapping", "reduce": "reduce"}
 # How it was run is over; what it asked says which answers are its own.
 _OF_THE_RUN = ("budget", "concurrency", "engine", "fresh", "on_error", "output", "patience", "replay", "retry_failed")
 
@@ -24,13 +26,13 @@ def _operation(name: str) -> Any:
 
 
 def check(owner: App, spec: Spec, sample: Any) -> None:
-    """Find what is wrong with the options, by a run over `sample` that sends nothing. Blocking.
+    """Find what is wrong with the options, as a run over `sample` would. Nothing is read, sent or written. Blocking.
 
     Raises:
         InputError, UnknownColumnError, ConfigurationError: something is.
     """
-    with within(owner):
-        _operation(spec.kind)(sample, *spec.args, **revived(spec.options), dry_run=True, progress=False)
+    with within(owner), contextlib.suppress(Checked):
+        _operation(spec.kind)(sample, *spec.args, **revived(spec.options), check=True, progress=False)
 
 
 async def run(owner: App, spec: Spec, data: Any, job: str, resume: str | None) -> None:

@@ -37,7 +37,7 @@ ENGLISH = 0.24  # tokens per character
 _JOINT = 2  # tokens that may be more where two texts meet
 
 # Counts are found by asking whether it fits: exact up to 32, then at most 3 % too many (of wild runs: 25 %).
-_GRID = [*range(1, 33)]
+_GRID: list[int] = [*range(1, 33)]
 while _GRID[-1] < BYTES_PER_CHARACTER * _COUNTED:
     _GRID.append(int(_GRID[-1] * 1.03) + 1)
 
@@ -201,7 +201,7 @@ def _count(piece: str, per_character: float) -> int:
 
 @functools.lru_cache(maxsize=1024)  # an endless run is mostly the same again and again
 def _count_wild(piece: str) -> int:
-    """At most 25 % too many: asked from above, as a piece that does not fit takes ten times as long as one that does."""
+    """At most 25 % too many. From above: to ask whether it fits takes ten times as long where it does not."""
     tokens = _bytes(piece)
     while tokens > 1 and _is_one(piece, tokens * 4 // 5):
         tokens = tokens * 4 // 5

@@ -32,6 +32,8 @@ __all__ = ["Engine", "open_engine"]
 
 LOOKS = 0.25  # seconds between two looks at which workers there are
 ANSWERS = 10.0  # seconds within which a scheduler does
+GREETS = 15.0  # seconds within which a worker does, or it is asked again
+CLOSES = 20.0  # seconds within which a cluster of our own does, or it is left to end by itself
 SLOTS = 2  # full chunks that a Dask worker holds at a time: what its death costs
 SLOTS_UNKNOWN = 8  # of an executor that does not say how many workers it has
 OWN_WORKERS = 4
@@ -207,7 +209,8 @@ class _DaskEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._remote.close()
         if self._cluster is not None:
-            await asyncio.to_thread(self._close_cluster)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(self._close_cluster), CLOSES)
 
     def _close_cluster(self) -> None:
         self._client.close()
@@ -255,23 +258,26 @@ class _DaskEngine:
         """Ask a new worker for its process's name, to which its chunks are bound, and its clock."""
         empty = Chunk(uuid.uuid4().hex, (), None, {})
         try:
-            report = await asyncio.wrap_future(self._submit(empty, address))
-        except OSError:  # it went as it came
-            pass
+            report = await asyncio.wait_for(self._on_client(self._run(empty, address)), GREETS)
         except Exception as error:
-            if type(error).__name__ == "KilledWorker":
-                return
-            # It, or the scheduler, lacks this package or has another version of it.
-            self._refusals[address] = f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}"
-            if len(self._refusals) == len(self._places):
-                self._remote.fail(self._refused())
-        else:
-            self._remote.note_clock(report, time.monotonic())
-            if address in self._places:
-                place = self._places[address] = Place(
-                    address, lambda chunk: self._submit(chunk, address), slots=SLOTS, process=report.process
-                )
-                self._remote.add(place)
+            if isinstance(error, OSError | TimeoutError) or type(error).__name__ == "KilledWorker":
+                self._places.pop(address, None)  # if it is still there, it is asked again
+            else:
+                self._refuse(address, error)
+            return
+        self._remote.note_clock(report, time.monotonic())
+        if address in self._places and self._places[address] is None:
+            place = self._places[address] = Place(
+                address, lambda chunk: self._submit(chunk, address), slots=SLOTS, process=report.process
+            )
+            self._remote.add(place)
+
+    def _refuse(self, address: str, error: Exception) -> None:
+        """It, or the scheduler, lacks this package or has another version of it."""
+        cause = error.__cause__ or error
+        self._refusals[address] = f"{type(cause).__name__}: {cause}"
+        if len(self._refusals) == len(self._places):
+            self._remote.fail(self._refused())
 
     def _refused(self) -> Error:
         reason = next(iter(self._refusals.values()))

@@ -81,7 +81,7 @@ def shown(address: str) -> str:
     if "://" not in address:
         return plain_text(address)
     parts = urlsplit(address)
-    return plain_text(f"{parts.scheme}://{parts.hostname}{parts.path}")
+    return plain_text(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
 
 
 # ---------------------------------------------------------------------------------------------- what is told

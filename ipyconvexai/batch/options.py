@@ -17,14 +17,16 @@ from typing import Any, TypeVar
 
 from ipyconvexai.errors import InputError
 from ipyconvexai.generation import check_timeout, plain_params
+from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.retry import LONGEST_PAUSE
 from ipyconvexai.settings import parse_replay
 from ipyconvexai.values import Replay
 
-__all__ = ["CONCURRENCY", "DETAILS", "LOCAL_CONCURRENCY", "Options", "with_options"]
+__all__ = ["DETAILS", "PROVIDERS_BATCH", "Options", "concurrency_at", "with_options"]
 
 CONCURRENCY = 32
 LOCAL_CONCURRENCY = 2  # the local server's slots
+PROVIDERS_BATCH = "openai-batch"  # an engine: the provider's Batch API
 DETAILS = ("request_id", "cost", "tokens")
 
 # Words of this package's that are no parameters of a provider's: sent along they would be refused, and paid for.
@@ -59,6 +61,7 @@ class Options:
     params: dict[str, Any] = field(default_factory=dict)
     job: str | None = None  # the scheduled function that runs it
     recall: str | None = None  # the batch whose results are wanted again: nothing is sent
+    check: bool = False  # only look whether it could run: ``Checked`` is raised if so
 
     @classmethod
     def of(cls, options: Mapping[str, Any], kind: str) -> Options:
@@ -107,6 +110,11 @@ class Options:
         if isinstance(self.details, bool):
             return DETAILS if self.details else ()
         return (self.details,) if isinstance(self.details, str) else tuple(self.details)
+
+
+def concurrency_at(endpoint: Endpoint, options: Options) -> int:
+    """Requests being sent at once."""
+    return options.concurrency or (LOCAL_CONCURRENCY if endpoint.provider == "local" else CONCURRENCY)
 
 
 _NAMES = {field.name for field in dataclasses.fields(Options)} - {"params"}
@@ -162,7 +170,7 @@ def with_options(function: F) -> F:
     """Show the shared options in the signature and the help of `function`, whose docstring has ``{options}``."""
     own = inspect.signature(function)
     parameters = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    hidden = {"params", "job", "recall"}
+    hidden = {"params", "job", "recall", "check"}
     shared = [
         inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
         for one in dataclasses.fields(Options)

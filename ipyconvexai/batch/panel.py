@@ -7,6 +7,7 @@ that a saved notebook has it, and nothing of them is left behind.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ __all__ = ["Panel"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # ipywidgets' labels have $...$ set as formulas; costs are none. The names are those of MathJax 3 and 2.
 NO_FORMULAS = ("mathjax_ignore", "tex2jax_ignore")
+# A label does not wrap, what it is in does: a long state is several labels. (A tooltip breaks an HBox of 8.1.9.)
+LINE, LINES = 70, 5
 COLOURS = {"running": "", "paused": "warning", "canceling": "danger"}
 PAUSE = ("Pause", "Begin nothing more until Resume; what is being answered is answered and kept")
 RESUME = ("Resume", "Go on")
@@ -59,18 +62,15 @@ class _Widgets:
         self._open = True
         self._all: list[Any] = []
         self._bar = self._made(ipywidgets.IntProgress, max=1, layout={"flex": "1 1 160px", "width": "auto"})
-        self._rows, self._counts, self._state = (self._made(ipywidgets.Label) for _ in range(3))
-        for label in (self._rows, self._counts, self._state):
-            for name in NO_FORMULAS:
-                label.add_class(name)
-        self._state.style.font_weight = "bold"
+        self._rows, self._counts = self._label(), self._label()
+        self._state: list[Any] = []  # made when they are needed
         self._buttons = (
             [] if control is None else [self._button(PAUSE, self._toggle), self._button(CANCEL, control.cancel)]
         )
         wrapped = {"flex_flow": "row wrap", "align_items": "center"}
         buttons = self._made(ipywidgets.HBox, children=self._buttons)  # they stay together in a narrow page
         first = self._made(ipywidgets.HBox, children=[self._bar, self._rows, buttons], layout=wrapped)
-        self._second = self._made(ipywidgets.HBox, children=[self._state, self._counts], layout=wrapped)
+        self._second = self._made(ipywidgets.HBox, children=[self._counts], layout=wrapped)
         self.box = self._made(ipywidgets.VBox, children=[first, self._second])
 
     def set(self, view: View) -> None:
@@ -80,9 +80,15 @@ class _Widgets:
         _set(self._bar.layout, display=None if known else "none")
         _set(self._rows, value=" · ".join(part for part in (view.rows, view.pace) if part))
         _set(self._counts, value=view.counts)
-        _set(self._state, value=view.state)
-        _set(self._second, tooltip=view.state or None)  # a label does not wrap, and has no tooltip of its own
-        _set(self._state.layout, display=None if view.state else "none")
+        lines = textwrap.wrap(view.state, LINE, max_lines=LINES, placeholder=" …")
+        while len(self._state) < len(lines):
+            self._state.append(self._label())
+            self._state[-1].style.font_weight = "bold"
+            self._second.children = (*self._state, self._counts)
+        for number, label in enumerate(self._state):
+            line = lines[number] if number < len(lines) else ""
+            _set(label, value=line)
+            _set(label.layout, display=None if line else "none")
         if self._buttons and not _deaf():
             toggle, cancel = self._buttons
             description, tooltip = RESUME if view.phase == "paused" else PAUSE
@@ -95,6 +101,14 @@ class _Widgets:
             for part in (widget, widget.layout, getattr(widget, "style", None)):
                 if part is not None:
                     part.close()
+
+    def _label(self) -> Any:
+        import ipywidgets
+
+        label = self._made(ipywidgets.Label)
+        for name in NO_FORMULAS:
+            label.add_class(name)
+        return label
 
     def _made(self, kind: Any, **traits: Any) -> Any:
         widget = kind(**traits)

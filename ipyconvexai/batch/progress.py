@@ -291,7 +291,7 @@ class _Count:
             cached = f" ({self._cached:,} cached)" if self._cached else ""
             parts.append(f"{self._tokens:,} tokens{cached}")
         if self._cost:
-            parts.append(f"${self._cost:.4f}" if self._cost < 100 else f"${self._cost:,.2f}")
+            parts.append(_dollars(self._cost))
         if self._errors:
             parts.append(f"{self._errors:,} error{'s' if self._errors > 1 else ''}")
         if self._given_up:
@@ -351,6 +351,12 @@ def _about(seconds: float) -> str:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours // 24} days"
+
+
+def _dollars(cost: float) -> str:
+    if cost >= 0.01:
+        return f"${cost:,.2f}" if cost >= 100 else f"${cost:.4f}"
+    return f"${cost:.6f}".rstrip("0") if cost >= 0.0000005 else "less than $0.000001"
 
 
 def _duration(seconds: float) -> str:

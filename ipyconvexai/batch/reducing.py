@@ -16,6 +16,8 @@ from ipyconvexai.batch.long_texts import FRAME, framed, in_rounds, packed
 
 __all__ = ["reduce_rows"]
 
+SHORT = 24  # bytes
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -74,8 +76,8 @@ def _loads(rows: Sequence[_Row], size: int) -> list[_Rows]:
 
 
 def _weight(text: str) -> int:
-    """Of short texts the bytes: counting them would take longer than it saves."""
-    return len(text) if surely_fits(text, FRAME // 2) else count(text)
+    """Short texts are not counted: that would take longer than it saves."""
+    return SHORT if surely_fits(text, SHORT) else count(text)
 
 
 def reduce_rows(recipe: Recipe, rows: Sequence[tuple[int, str]], size: int, combine: Recipe | None = None) -> Task:
@@ -88,4 +90,4 @@ def reduce_rows(recipe: Recipe, rows: Sequence[tuple[int, str]], size: int, comb
     if not rows:
         return Result()
     loads = _loads([_Row(number, text, Span(0, len(text))) for number, text in rows], size)
-    return (yield from in_rounds(recipe, loads, size, combine or recipe))
+    return (yield from in_rounds(recipe, loads, size, combine or recipe, fewest=1))

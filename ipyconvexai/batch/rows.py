@@ -7,6 +7,7 @@ larger than memory only some chunks are held.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
@@ -70,7 +71,6 @@ class RowBatch:
         self._failed: dict[str, Result] = {}
         self._errors: list[Error] = []
         self._rows = 0
-        self._inputs = 0
         self._keeping: list[asyncio.Task[Any]] = []
         self._batch = Batch(
             owner,
@@ -121,6 +121,8 @@ class RowBatch:
             StoreError: the ledger cannot record.
             BatchError: with on_error="raise".
         """
+        if self._options.dry_run:
+            return await self._batch.plan(self._chunks(bar))
         self._sink = await asyncio.to_thread(self._source.sink, self._outputs, self._options.output)
         try:
             bar.begin(self._source.rows, 0)
@@ -162,7 +164,8 @@ class RowBatch:
                 continue
             item = self._known.get(row)
             if item is None:
-                item = Item(self._operation.task(row), [], text=row, document=self._operation.documents)
+                again = functools.partial(self._operation.task, row)
+                item = Item(again(), [], text=row, document=self._operation.documents, again=again)
                 self._known[row] = item
                 new.append(item)
             if item.result is None:
@@ -185,7 +188,8 @@ class RowBatch:
         return self._failed.get(text) or text
 
     def _count(self, chunk: Chunk, bar: Progress, rows: int) -> None:
-        self._inputs += len(chunk.new)
+        if self._batch.entry is None:  # a dry run
+            return
         bar.more(rows, 0, done=sum(isinstance(row, Result) or row.result is not None for row in chunk.rows))
         self._entry.counts["total_rows"] += rows
         self._entry.counts["items"] += len(chunk.new)
@@ -197,7 +201,7 @@ class RowBatch:
 
     def _keep_documents(self, chunk: Chunk) -> None:
         """Beside the sending, which does not need them. What the ledger could answer is there already."""
-        if not self._operation.documents or self._options.recall:
+        if not self._operation.documents or self._options.recall or self._options.dry_run:
             return
         texts = [item.text for item in chunk.new if item.text and not (item.result and item.result.known)]
         if texts:

@@ -38,7 +38,7 @@ from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.ledger import Known
 from ipyconvexai.values import Caller, Purse, Replay
 
-__all__ = ["Chunk", "Item", "Plan", "Runner", "of_known"]
+__all__ = ["Chunk", "Item", "Plan", "Runner", "canceled", "of_known"]
 
 WORKERS_PER_SEND = 2
 MOST_CHUNKS = 32  # that are open at a time
@@ -50,18 +50,20 @@ _EVERYBODYS = frozenset({"insufficient_quota", "billing_hard_limit_reached", "mo
 class Item:
     """One distinct input, the rows that have it, and how far it is.
 
-    `text` names it among others; `document` whether that is a document to keep.
+    `text` names it among others; `document` whether that is a document to keep; `again` makes the task anew.
     """
 
     task: Task
     rows: list[int]
     text: str | None = None
     document: bool = False
+    again: Callable[[], Task] | None = None
     label: str | None = None
     result: Result | None = None
     asks: Sequence[Ask] = ()
     dones: list[Done | None] = dataclasses.field(default_factory=list)
     left: int = 0  # requests of this round that are not answered
+    fresh: bool = False  # what the ledger has of it is of no use
     chunks: list[Chunk] = dataclasses.field(default_factory=list)
 
     def advance(self) -> None:
@@ -73,6 +75,12 @@ class Item:
             self.result, self.asks = end.value, ()
             return
         self.dones, self.left = [None] * len(self.asks), len(self.asks)
+
+    def start_over(self) -> None:
+        """Ask all of it again, whatever the ledger has."""
+        assert self.again is not None
+        self.task, self.asks, self.result, self.fresh = self.again(), (), None, True
+        self.advance()
 
     def answer(self, index: int, done: Done) -> None:
         self.dones[index] = done
@@ -120,13 +128,13 @@ class Runner:
         settled: Callable[[Item], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._app = app
-        self._plan = plan
-        self._control = control
+        self.app = app
+        self.plan = plan
+        self.control = control
         self._settled = settled
         self._clock = clock
         self._client: AsyncOpenAI | None = None
-        self._endpoint = plan.endpoint
+        self.endpoint = plan.endpoint
         self._readying = asyncio.Lock()
         self._queue: collections.deque[tuple[Item, int]] = collections.deque()
         self._queued = asyncio.Semaphore(0)
@@ -153,31 +161,37 @@ class Runner:
         Raises:
             StoreError: the ledger cannot record: nothing more is sent.
         """
-        gate = asyncio.Semaphore(self._plan.concurrency)
-        CALLER.set(dataclasses.replace(self._plan.caller, gate=gate))
+        gate = _Gate(self.plan.concurrency, self.control)
+        CALLER.set(dataclasses.replace(self.plan.caller, gate=gate))
         await _all([self._read(chunks), self._give_back(retire), *(self._work() for _ in range(self._workers))])
 
     # ------------------------------------------------------------------------------------------ chunks
     async def _read(self, chunks: AsyncIterator[Chunk]) -> None:
         async for chunk in chunks:
-            for item in chunk.new:
-                item.advance()
-            self._unsettled += len(chunk.new)
-            new = set(chunk.new)
-            for row in {row for row in chunk.rows if isinstance(row, Item)}:
-                if row.result is None or row in new:
-                    row.chunks.append(chunk)
-                    chunk.left += 1
-            await self._proceed(chunk.new)
+            await self.begin(chunk)
             self._push(chunk.new)
-            if chunk.left == 0:
-                chunk.settled.set()
             self._open.append(chunk)
             self._opened.set()
             await self._until_hungry()
         self._all_read = True
         self._opened.set()
         self._end_if_done()
+
+    async def begin(self, chunk: Chunk) -> None:
+        """Begin its inputs; what the ledger can answer is settled after this."""
+        for item in chunk.new:
+            item.advance()
+        self._unsettled += len(chunk.new)
+        new = set(chunk.new)
+        for row in {row for row in chunk.rows if isinstance(row, Item)}:
+            if row.result is None or row in new:
+                row.chunks.append(chunk)
+                chunk.left += 1
+        if self.plan.only_failed:
+            await self._leave_untried(chunk.new)
+        await self.proceed(chunk.new)
+        if chunk.left == 0:
+            chunk.settled.set()
 
     async def _until_hungry(self) -> None:
         while len(self._queue) > self._workers:
@@ -201,11 +215,16 @@ class Runner:
             self._retired.set()
 
     # ------------------------------------------------------------------------------------------ rounds
-    async def _proceed(self, items: Sequence[Item]) -> None:
+    async def proceed(self, items: Sequence[Item]) -> None:
         """Answer from the ledger what it can answer, round after round; what has its result is settled."""
         going = list(items)
         while going:
-            asked = [(item, index, ask) for item in going for index, ask in enumerate(item.asks)]
+            asked = [
+                (item, index, ask)
+                for item in going
+                for index, (ask, done) in enumerate(zip(item.asks, item.dones, strict=True))
+                if done is None and not item.fresh
+            ]
             known = await asyncio.to_thread(self._known, [ask.key for _, _, ask in asked]) if asked else {}
             for item, index, ask in asked:
                 if (done := known.get(ask.key)) is not None:
@@ -216,21 +235,40 @@ class Runner:
                     item.advance()
             going = []
             for item in answered:
-                if item.result is not None:
+                if item.result is not None and self._is_to_be_repeated(item):
+                    item.start_over()
+                elif item.result is not None:
                     self._settle(item)
                 else:
                     going.append(item)
+
+    async def _leave_untried(self, items: Sequence[Item]) -> None:
+        """Settle those of which no request was ever sent."""
+        keys = [ask.key for item in items for ask in item.asks]
+        tried = await asyncio.to_thread(self.app.records.tried, keys)
+        for item in items:
+            if item.asks and tried.isdisjoint(ask.key for ask in item.asks):
+                item.dones, item.left = [Done(error=_never_tried())] * len(item.asks), 0
+
+    def _is_to_be_repeated(self, item: Item) -> bool:
+        """What failed though it was answered: the answer did not fit its schema, say."""
+        result = item.result
+        return (
+            self.plan.only_failed
+            and not item.fresh
+            and item.again is not None
+            and result is not None
+            and result.is_failed
+            and result.known
+        )
 
     def _known(self, keys: list[str]) -> dict[str, Done]:
         """Blocking."""
         if not keys:
             return {}
-        records, plan = self._app.records, self._plan
+        records, plan = self.app.records, self.plan
         found = {key: of_known(known) for key, known in records.answers(keys, plan.known_in).items()}
-        if plan.only_failed and (rest := [key for key in keys if key not in found]):
-            failed = records.failed(rest)
-            found |= {key: Done(error=_never_tried()) for key in rest if key not in failed}
-        elif not plan.sends:
+        if not plan.sends:
             found |= {key: Done(error=_not_there()) for key in keys if key not in found}
         return found
 
@@ -274,19 +312,20 @@ class Runner:
                 if item.result is not None:
                     self._settle(item)
                 else:
-                    await self._proceed([item])
+                    await self.proceed([item])
                     self._push([item], first=True)
 
     async def _send(self, ask: Ask) -> Done:
-        if not await self._control.clear():
-            self.over = self.over or _canceled()
+        if not await self.control.clear():
+            self.over = self.over or canceled()
         if (error := self._why_not()) is not None:
             return Done(error=error)
         if self._client is None:
-            await self._ready()
-        if self._plan.purse is None:
+            await self.ready()
+            await self.control.clear()
+        if self.plan.purse is None:
             return await self._exchange(ask)
-        return await self._exchange_within(self._plan.purse, ask)
+        return await self._exchange_within(self.plan.purse, ask)
 
     def _why_not(self) -> Error | None:
         """What keeps the next request from being sent: it is not even tried, for each try would be a row."""
@@ -296,20 +335,20 @@ class Runner:
             return self._parked[1]
         return None
 
-    async def _ready(self) -> None:
+    async def ready(self) -> None:
         """Make the endpoint one that can answer, and its client: what the ledger answers needs neither a key nor a
         local model."""
         async with self._readying:
             if self._client is None:
-                if self._endpoint.unready and self._plan.caller.replay is not Replay.ONLY:
-                    self._endpoint = await self._app.generator.endpoint(self._plan.model)
-                self._client = self._app.generator.client(self._endpoint)
+                if self.endpoint.unready and self.plan.caller.replay is not Replay.ONLY:
+                    self.endpoint = await self.app.generator.endpoint(self.plan.model)
+                self._client = self.app.generator.client(self.endpoint)
 
     async def _exchange(self, ask: Ask) -> Done:
         assert self._client is not None
         self._sending += 1
         try:
-            answer = await chat(self._client, self._endpoint, ask.body(), self._plan.timeout)
+            answer = await chat(self._client, self.endpoint, ask.body(), self.plan.timeout)
         except (CallError, InputError) as error:  # of this row; whatever else happens (no key, say) is everybody's
             return self._failed(error)
         finally:
@@ -329,7 +368,7 @@ class Runner:
         after = error.retry_after
         if isinstance(error, AuthenticationError) or error.code in _EVERYBODYS or _is_spent(error):
             self.over = self.over or error
-        elif after is not None and after > self._plan.patience and _is_providers(error):
+        elif after is not None and after > self.plan.patience and _is_providers(error):
             parked = _parked(error, after)
             self._parked = (self._clock() + after, parked)
             return Done(error=parked, request_id=error.request_id)
@@ -339,9 +378,9 @@ class Runner:
     async def _exchange_within(self, purse: Purse, ask: Ask) -> Done:
         """Send what the purse allows; where it is what is under way that leaves too little, wait for that."""
         body = ask.body()
-        _, cost = await self._app.wiring.corridor.estimate(self._endpoint, PATH, body)
+        _, cost = await self.app.wiring.corridor.estimate(self.endpoint, PATH, body)
         if cost is None:
-            self.over = self.over or _no_price(self._endpoint)
+            self.over = self.over or _no_price(self.endpoint)
             return Done(error=self.over)
         token = new_id()
         while not purse.take(token, cost):
@@ -359,6 +398,26 @@ class Runner:
             if done is not None:
                 purse.settle(token, 0.0 if _is_free(done) else done.cost)
             self._paid.set()
+
+
+class _Gate:
+    """A semaphore that lets nobody pass during a pause."""
+
+    def __init__(self, places: int, control: Control) -> None:
+        self._places = asyncio.Semaphore(places)
+        self._control = control
+
+    async def acquire(self) -> None:
+        await self._places.acquire()
+        if self._control.state == "paused":
+            try:
+                await self._control.clear()
+            except BaseException:
+                self._places.release()
+                raise
+
+    def release(self) -> None:
+        self._places.release()
 
 
 def of_known(known: Known) -> Done:
@@ -399,7 +458,7 @@ def _parked(error: Error, seconds: float) -> CallError:
     )
 
 
-def _canceled() -> CanceledError:
+def canceled() -> CanceledError:
     return CanceledError("the batch was canceled", cure="Run it again: what is answered is not sent again.")
 
 

@@ -21,22 +21,29 @@ from ipyconvexai.batch.batches import Entry, Facts
 from ipyconvexai.batch.columns import Output
 from ipyconvexai.batch.control import Control
 from ipyconvexai.batch.engines import open_engine
-from ipyconvexai.batch.options import CONCURRENCY, LOCAL_CONCURRENCY, Options
+from ipyconvexai.batch.estimate import Estimate
+from ipyconvexai.batch.options import PROVIDERS_BATCH, Options, concurrency_at
+from ipyconvexai.batch.planning import plan_of
 from ipyconvexai.batch.progress import Progress
+from ipyconvexai.batch.provider_runner import ProviderRunner
 from ipyconvexai.batch.runner import Chunk, Item, Plan, Runner
 from ipyconvexai.errors import BatchError, BudgetError, CanceledError, Error, InputError
 from ipyconvexai.ids import new_id
 from ipyconvexai.providers.corridor import CALLER
 from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.settings import redact
-from ipyconvexai.store.batch_rows import spent_by, wake
+from ipyconvexai.store.batch_rows import errors_of, spent_by, wake
 from ipyconvexai.values import Caller, Purse, Replay
 
-__all__ = ["Batch", "Operation", "Take", "run_in_cell"]
+__all__ = ["Batch", "Checked", "Operation", "Take", "run_in_cell"]
 
 RETRIES = 5  # a batch is patient: nobody waits for a single row
 
 Take = Callable[[Chunk], Awaitable[None]]
+
+
+class Checked(Exception):
+    """With ``check=True``, in place of running: nothing is wrong with the options."""
 
 
 class Operation(Protocol):
@@ -84,6 +91,10 @@ class Batch:
         self.operation.open(endpoint, self.options)
         return endpoint
 
+    async def plan(self, chunks: AsyncIterator[Chunk]) -> Estimate:
+        """What `chunks` would take; nothing is sent or written."""
+        return await plan_of(self.app, await self.endpoint(), chunks, self.options)
+
     # ------------------------------------------------------------------------------------------ running
     async def run(self, chunks: AsyncIterator[Chunk], take: Take, bar: Progress, control: Control) -> None:
         """Run `chunks`, each of which `take` is given back when it has its results, in order.
@@ -93,7 +104,11 @@ class Batch:
             StoreError: the ledger cannot record; nothing more is sent, and running it again goes on.
         """
         endpoint = await self.endpoint()
+        if self.options.check:
+            raise Checked
         entry = self.entry = Entry(self.app.store, await self._facts(endpoint), control)
+        if self.options.recall is not None:
+            return await self._recall(self.options.recall, chunks, take, await self._plan(endpoint, bar, None), control)
         engine = await self._engine(endpoint)
         plan = await self._plan(endpoint, bar, engine)
         await asyncio.to_thread(entry.begin)
@@ -104,7 +119,7 @@ class Batch:
             if item.result is not None:
                 bar.settled(item.result, len(item.rows))
 
-        runner = Runner(self.app, plan, control, settled)
+        runner = self._runner(plan, control, settled, bar)
         bar.in_flight = lambda: runner.sending
         try:
             await runner.run(chunks, take)
@@ -120,6 +135,24 @@ class Batch:
             beat.cancel()
             if engine is not None:
                 await engine.aclose()
+
+    async def _recall(
+        self, batch: str, chunks: AsyncIterator[Chunk], take: Take, plan: Plan, control: Control
+    ) -> None:
+        """Give `chunks` what became of them in `batch`: from the ledger, and its errors. Nothing is sent or written."""
+        errors = await asyncio.to_thread(errors_of, self.app.store, batch)
+
+        def settled(item: Item) -> None:
+            error = errors.get(item.rows[0]) if item.rows else None
+            if item.result is not None and item.result.is_failed and error is not None:
+                item.result = item.result.failed(error)
+
+        await Runner(self.app, plan, control, settled).run(chunks, take)
+
+    def _runner(self, plan: Plan, control: Control, settled: Callable[[Item], None], bar: Progress) -> Runner:
+        if self.options.engine != PROVIDERS_BATCH or not plan.sends:
+            return Runner(self.app, plan, control, settled)
+        return ProviderRunner(self.app, plan, control, settled, say=bar.say)
 
     def _end_soon(self, entry: Entry, error: BaseException) -> None:
         """Nobody waits any more: the row is written by a thread of its own, or by the keeper."""
@@ -144,7 +177,7 @@ class Batch:
             model=options.model,
             endpoint=endpoint,
             caller=self._caller(bar, engine),
-            concurrency=options.concurrency or (LOCAL_CONCURRENCY if endpoint.provider == "local" else CONCURRENCY),
+            concurrency=concurrency_at(endpoint, options),
             timeout=options.timeout,
             patience=options.patience,
             purse=purse,
@@ -161,16 +194,16 @@ class Batch:
             source="schedule" if self.options.job else "batch",
             batch_id=self.id,
             retries=max(RETRIES, self.app.settings.retries),
-            replay=Replay.OFF if self.options.fresh else self.options.policy,
+            replay=Replay.OFF if self.options.fresh or self.options.retry_failed else self.options.policy,
             patience=self.options.patience,
             on_wait=bar.wait,
             send=None if engine is None else engine.send,
         )
 
     async def _engine(self, endpoint: Endpoint) -> Any:
-        if self.options.engine is None:
+        if self.options.engine in (None, PROVIDERS_BATCH) or self.options.recall:
             return None
-        return await asyncio.to_thread(open_engine, self.options.engine, self.options.concurrency or CONCURRENCY)
+        return await asyncio.to_thread(open_engine, self.options.engine, concurrency_at(endpoint, self.options))
 
     # ------------------------------------------------------------------------------------------ its row
     async def _facts(self, endpoint: Endpoint) -> Facts:
@@ -215,7 +248,7 @@ class Batch:
 def run_in_cell(app: App, work: Callable[[Progress, Control], Any], kind: str, options: Options) -> Any:
     """Run the coroutine that `work` gives in the calling thread, with a bar; Ctrl-C leaves it resumable."""
     control = Control()
-    bar = Progress(options.progress, title=kind, control=control)
+    bar = Progress(options.progress and not options.dry_run, title=kind, control=control)
     try:
         return app.run(work(bar, control), tick=bar.draw)
     except KeyboardInterrupt:

@@ -110,9 +110,10 @@ def schedule(
     if kept.sample is not None:
         calling.check(current, spec, kept.sample)
     stored_frames.forget_unused(current.store, now)
-    made = Job(
-        current, _repeat(current, spec, kept, rhythm, now) if rhythm else _once(current, spec, kept, moment, now)
-    )
+    if rhythm is None:
+        made = Job(current, _once(current, spec, kept, moment, now))
+    else:
+        made = Job(current, _repeat(current, spec, kept, rhythm, now, named=name is not None))
     current.functions.start()
     current.functions.scheduler.wake()
     return made
@@ -126,14 +127,20 @@ def _once(current: App, spec: Spec, kept: Any, at: datetime.datetime, now: datet
     return spec.id
 
 
-def _repeat(current: App, spec: Spec, kept: Any, rhythm: Schedule, now: datetime.datetime) -> str:
+def _repeat(current: App, spec: Spec, kept: Any, rhythm: Schedule, now: datetime.datetime, *, named: bool) -> str:
     """Under its name: running the cell again changes what is there. Where the rhythm is the same, its next time is."""
-    rows = current.store.read("SELECT function, args FROM crons WHERE name = ?", [spec.name])
+    sql = "SELECT function, args, next_time IS NOT NULL FROM crons WHERE name = ?"
+    rows = current.store.read(sql, [spec.name])
     if rows and rows[0][0] != ACTION:
         raise InputError(
             f"{spec.name!r} is the name of a cron that runs {rows[0][0]}", cure='Use another name: name="...".'
         )
     if rows and (before := _spec_of(rows[0][1])) is not None:
+        if rows[0][2] and not named and (before.args, before.options) != (spec.args, spec.options):
+            raise InputError(
+                f"there is {spec.name!r} already, with other options",
+                cure='Give this one a name: name="..."; or stop that one with ai.cancel(its name).',
+            )
         spec = replace(spec, id=before.id)  # who has its Job keeps it; the rows are kept under an id of their own
     function = of(ACTION)
     text = jobs.arguments_text(function, {"spec": spec.to_dict()})
@@ -338,9 +345,9 @@ class Job:
         )
         data = opened(self._app, row["spec"].data)
         found = data if data is None else calling.recall(self._app, row["spec"], data, batch[0][0] if batch else key)
-        if not {"sql", "query"} & set(row["spec"].data):
-            return found
-        return Relation.of_rows([], []) if found is None else _relation(found)
+        if {"sql", "query"} & set(row["spec"].data):
+            return _as_relation(found)
+        return found
 
     def cancel(self) -> str:
         """Run it never, or no more; gives its state from now on. Of what runs, what is being sent is still recorded.
@@ -414,11 +421,16 @@ def _error(code: str | None, message: str | None) -> Error:
     )
 
 
-def _relation(found: Any) -> Relation:
+def _as_relation(found: Any) -> Any:
+    """A table as ours; what is none, as a reduction's text, as it is. None: of no rows nobody knows the columns."""
     import io
 
     import pyarrow as pa
 
+    if found is None:
+        return Relation.of_rows([], [])
+    if not isinstance(found, pa.Table):
+        return found
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, found.schema) as stream:
         stream.write_table(found)

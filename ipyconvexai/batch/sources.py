@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Sink", "Source", "cells", "open_source"]
 
 FINGERPRINT_ROWS = 10_000
+READ_ROWS = 2048  # at a time, of a file
+CHUNK_BYTES = 16_000_000  # of a chunk from a file, about
 Chunks = Generator[dict[str, list[Any]], None, None]
 _SQL = re.compile(r"\s*(?:SELECT|WITH|FROM)\b", re.IGNORECASE)
 _PATTERN = re.compile(r"[*?\[]")
@@ -88,8 +90,10 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def chunks(self, columns: Sequence[str], size: int) -> Chunks:
-        """The columns' values, at most `size` rows at a time, as plain Python objects; missing ones are None. To give it
-        up, close it."""
+        """The columns' values, at most `size` rows at a time, as plain Python objects; missing ones are None.
+
+        To give it up, close it.
+        """
 
     @abc.abstractmethod
     def sink(self, outputs: Sequence[Output], path: str | os.PathLike[str] | None = None) -> Sink:
@@ -98,6 +102,11 @@ class Source(abc.ABC):
         Raises:
             InputError: nothing can be written there.
         """
+
+    @abc.abstractmethod
+    def like(self, table: pa.Table, new: Sequence[str]) -> Any:
+        """Other rows as the kind of frame that was given; of files, as a DuckDB relation. Columns that are not `new`
+        have the types that they had."""
 
     def check(self, columns: Sequence[str]) -> None:
         """
@@ -340,7 +349,7 @@ class ArrowSource(FrameSource):
 
     def __init__(self, table: pa.Table, kind: str, back: Callable[[pa.Table], Any] | None = None) -> None:
         super().__init__(kind, table.column_names, table.num_rows)
-        self._table = table
+        self._table = self._made = table
         self._back = back
 
     def _cells(self, column: str, start: int, size: int) -> list[Any]:
@@ -352,16 +361,14 @@ class ArrowSource(FrameSource):
             at = table.schema.get_field_index(field.name)
             values = new.column(field.name)
             table = table.append_column(field, values) if at < 0 else table.set_column(at, field, values)
+        return self.like(table, new.column_names)
+
+    def like(self, table: pa.Table, new: Sequence[str]) -> Any:
+        self._made = table
         return table if self._back is None else self._back(table)
 
     def as_arrow(self, frame: Any) -> pa.Table:
-        if isinstance(frame, Relation):
-            return frame.arrow()
-        return frame if isinstance(frame, pa.Table) else self._table_of(frame)
-
-    @staticmethod
-    def _table_of(frame: Any) -> pa.Table:
-        return pa.Table.from_batches([frame])
+        return self._made  # a reader can be read once only, and that is the user's turn
 
 
 class PandasSource(FrameSource):
@@ -380,6 +387,12 @@ class PandasSource(FrameSource):
             frame[name] = _pandas_series(new.column(name), frame.index)
         return frame
 
+    def like(self, table: pa.Table, new: Sequence[str]) -> Any:
+        import pandas as pd
+
+        index = pd.RangeIndex(table.num_rows)
+        return pd.DataFrame({name: _pandas_series(table.column(name), index) for name in table.column_names})
+
     def as_arrow(self, frame: Any) -> pa.Table:
         plain = type(frame.index).__name__ == "RangeIndex"
         return pa.Table.from_pandas(frame, preserve_index=None if plain else True)
@@ -390,8 +403,7 @@ def _pandas_series(values: pa.ChunkedArray, index: Any) -> Any:
     import pandas as pd
 
     if pa.types.is_nested(values.type):
-        series = pd.Series([None] * len(values), dtype=object)
-        series[:] = values.to_pylist() if len(values) else []
+        series = pd.Series(values.to_pylist(), dtype=object)
     elif values.null_count and pa.types.is_integer(values.type):
         series = values.to_pandas(types_mapper={values.type: pd.Int64Dtype()}.get)
     elif values.null_count and pa.types.is_boolean(values.type):
@@ -446,7 +458,14 @@ class NarwhalsSource(FrameSource):
         import narwhals as nw
 
         added = nw.DataFrame.from_arrow(new, backend=self._backend)
-        frame = self._frame.with_columns(*added.iter_columns())
+        return self._native(self._frame.with_columns(*added.iter_columns()))
+
+    def like(self, table: pa.Table, new: Sequence[str]) -> Any:
+        import narwhals as nw
+
+        return self._native(nw.DataFrame.from_arrow(table, backend=self._backend))
+
+    def _native(self, frame: Any) -> Any:
         return frame.lazy(backend=self._backend).to_native() if self._lazy else frame.to_native()
 
     def as_arrow(self, frame: Any) -> pa.Table:
@@ -544,11 +563,42 @@ class FileSource(Source):
         target = None if path is None else Target(path, self._files.paths, self._pattern)
         return FileSink(outputs, self._files, target, self._stamp)
 
+    def like(self, table: pa.Table, new: Sequence[str]) -> Any:
+        return _related(self._files, table, new)
+
+
+def _related(files: Files, table: pa.Table, new: Sequence[str]) -> Any:
+    """A DuckDB relation of other rows, where that of `files` is."""
+    import pyarrow.parquet as pq
+
+    from ipyconvexai.store.files import Joined, Scratch
+
+    joined = Joined(files, Scratch())
+    pq.write_table(table, joined.path)
+    return joined.relation(new)
+
 
 def _chunks_of(files: Files, columns: Sequence[str], size: int) -> Chunks:
-    with contextlib.closing(files.read(columns, size)) as batches:
+    """Read in small batches, as nobody knows how long the texts are; a chunk ends early where they are."""
+    with contextlib.closing(files.read(columns, min(size, READ_ROWS))) as batches:
+        waiting: list[pa.RecordBatch] = []
         for batch in batches:
-            yield {column: _arrow_cells(batch.column(at)) for at, column in enumerate(columns)}
+            if waiting and sum(one.num_rows for one in waiting) + batch.num_rows > size:
+                yield _chunk_of(waiting, columns)
+                waiting = []
+            waiting.append(batch)
+            if sum(one.nbytes for one in waiting) >= CHUNK_BYTES:
+                yield _chunk_of(waiting, columns)
+                waiting = []
+        if waiting:
+            yield _chunk_of(waiting, columns)
+
+
+def _chunk_of(batches: list[pa.RecordBatch], columns: Sequence[str]) -> dict[str, list[Any]]:
+    return {
+        column: [value for batch in batches for value in _arrow_cells(batch.column(at))]
+        for at, column in enumerate(columns)
+    }
 
 
 class RelationSource(Source):
@@ -582,6 +632,9 @@ class RelationSource(Source):
 
         target = None if path is None else Target(path)
         return FileSink(outputs, self._snapshot, target, None)
+
+    def like(self, table: pa.Table, new: Sequence[str]) -> Any:
+        return _related(self._snapshot, table, new)
 
 
 class FileSink(Sink):
@@ -621,7 +674,7 @@ class FileSink(Sink):
 
         joined = Joined(self._files, self._scratch)
         self._join(joined.path, "parquet")
-        return joined.relation()
+        return joined.relation([output.name for output in self.outputs])
 
     def _join(self, path: Path, kind: str) -> None:
         names = [output.name for output in self.outputs]

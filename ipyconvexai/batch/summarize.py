@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from ipyconvexai.batch import rows
-from ipyconvexai.batch.asks import Recipe, Result, Task
+from ipyconvexai.batch.answers import plain_answer
+from ipyconvexai.batch.asks import Recipe, Task
 from ipyconvexai.batch.columns import Output
+from ipyconvexai.batch.long_texts import parts_size, summary
 from ipyconvexai.batch.options import Options, with_options
 from ipyconvexai.errors import InputError
 from ipyconvexai.providers.endpoints import Endpoint
@@ -22,6 +24,8 @@ __all__ = ["PROMPT", "SYSTEM", "Summarize", "asummarize", "summarize"]
 
 SYSTEM = "You summarize documents. Reply with a faithful summary of exactly two sentences and nothing else."
 PROMPT = "Document:\n{document}\n\nTwo-sentence summary:"
+
+MOST_BYTES = 4  # of a character, in UTF-8
 
 Frame = TypeVar("Frame")
 
@@ -45,6 +49,7 @@ class Summarize:
         self.outputs: Sequence[Output] = [Output(into, pa.string())]
         self._system, self._prompt = system, prompt
         self._recipe: Recipe | None = None
+        self._size = 0  # tokens of text that fit into one request
 
     def facts(self) -> dict[str, Any]:
         return {"system": self._system, "prompt": self._prompt}
@@ -53,6 +58,7 @@ class Summarize:
         before, _, after = self._prompt.partition("{document}")
         params = {**endpoint.summary_params, **options.params}
         self._recipe = Recipe(endpoint, system=self._system, before=before, after=after, params=params)
+        self._size = parts_size(self._recipe, options.context)
 
     def text(self, values: Sequence[Any]) -> str | None:
         value = values[0]
@@ -64,8 +70,9 @@ class Summarize:
 
     def task(self, text: str) -> Task:
         assert self._recipe is not None
-        (done,) = yield [self._recipe.ask(text)]
-        return Result.of(done)
+        if MOST_BYTES * len(text) <= self._size:  # a token has a byte at least
+            return plain_answer(self._recipe, text)
+        return summary(self._recipe, text, self._size)
 
     def values(self, value: Any) -> Sequence[Any]:
         return (value,)

@@ -146,6 +146,7 @@ def check_email_setup(environ: Mapping[str, str] = os.environ) -> None:
                 f"an e-mail goes through Resend, and {name} is not set",
                 cure=f"Set it before Jupyter, and before each worker, starts:  export {name}={example}",
             )
+    remember_secret(environ[KEY].strip())
     if not _DOMAIN.fullmatch(environ[DOMAIN].strip()):
         raise ConfigurationError(f"{DOMAIN} does not hold a domain", cure=f"For example: {DOMAIN}=mail.example.org")
 

@@ -1,4 +1,4 @@
-"""What a call cost: tokens times the prices of genai-prices.
+"""What a call cost, tokens times the prices of genai-prices; and how much a model reads, which it knows as well.
 
 Calls the standard library, ``values`` and genai-prices, which is loaded at the first question. Promises: nothing goes
 over the network (the prices are those in the installed wheel, unless the user has started the library's own updates);

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ipyconvexai.errors import NotFoundError
+from ipyconvexai.errors import CallError, NotFoundError
 from ipyconvexai.store.link import Store
 
-__all__ = ["BATCHES_SQL", "say", "spent_by", "wake"]
+__all__ = ["BATCHES_SQL", "errors_of", "say", "spent_by", "wake"]
 
 
 def say(store: Store, batch_id: str, wanted: str) -> str:
@@ -47,6 +47,19 @@ def spent_by(store: Store, batch_id: str) -> float:
     """US dollars that the requests of a batch have cost so far."""
     rows = store.read("SELECT coalesce(sum(cost_usd), 0.0) FROM calls WHERE batch_id = ?::UUID", [batch_id])
     return float(rows[0][0])
+
+
+def errors_of(store: Store, batch_id: str) -> dict[int, CallError]:
+    """What the failed rows of a batch failed with, by the number of the row."""
+    rows = store.read(
+        "SELECT unnest(row_numbers), error_code, error_message, request_id::VARCHAR FROM batch_items"
+        " WHERE batch_id = ?::UUID AND status = 'error'",
+        [batch_id],
+    )
+    return {
+        number: CallError(message or "it failed", code=code, request_id=request_id)
+        for number, code, message, request_id in rows
+    }
 
 
 # What ``ai.batches()`` shows: newest first.

@@ -74,7 +74,9 @@ def _connect(memory: str | None = MEMORY) -> duckdb.DuckDBPyConnection:
     }
     if memory:
         config["memory_limit"] = memory
-    return duckdb.connect(config=config)
+    connection = duckdb.connect(config=config)
+    connection.execute("SET enable_progress_bar = false")  # it would write into the caller's output
+    return connection
 
 
 @contextlib.contextmanager
@@ -274,14 +276,15 @@ class Snapshot(Files):
             )
         super().__init__([path], "DuckDB relation")
 
-    def restored(self, path: Path) -> Any:
-        """The relation over `path`, on the connection of the one that was run, with the types that it had."""
+    def restored(self, path: Path, new: Sequence[str]) -> Any:
+        """The relation over `path`, on the connection of the one that was run, with the types that it had; the columns
+        `new` have their own."""
         chosen = []
         with _translated("the results"):
             with _connect() as connection:
                 found = connection.execute(f"DESCRIBE FROM read_parquet({_text(path)})").fetchall()
             for name, kind, *_ in found:
-                wanted = self._types.get(name, kind)
+                wanted = kind if name in new else self._types.get(name, kind)
                 chosen.append(_name(name) if wanted == kind else f"{_name(name)}::{wanted} AS {_name(name)}")
             return self.relation.query("source", f"SELECT {', '.join(chosen)} FROM read_parquet({_text(path)})")
 
@@ -352,11 +355,15 @@ class Joined:
         self._scratch = scratch
         self.path = scratch.folder / "joined.parquet"
 
-    def relation(self) -> Any:
-        """A relation of the connection that the rows came from; where they came from files, of DuckDB's default one."""
+    def relation(self, new: Sequence[str] = ()) -> Any:
+        """A relation of the connection that the rows came from; where they came from files, of DuckDB's default one.
+
+        Args:
+            new: columns that the rows did not have, or had with another type.
+        """
         with _translated("the results"):
             if isinstance(self._files, Snapshot):
-                found = self._files.restored(self.path)
+                found = self._files.restored(self.path, new)
             else:
                 found = duckdb.default_connection().sql(f"SELECT * FROM read_parquet({_text(self.path)})")
         # What is made of the relation, a view among them, has the connection's life. It has no public name there; the

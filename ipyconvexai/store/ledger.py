@@ -256,13 +256,13 @@ class Ledger:
         rows = self.store.read(_ANSWERS, {"keys": list(cache_keys), "batch": batch_id})
         return {row[0]: Known(*row[1:]) for row in rows}
 
-    def failed(self, cache_keys: Iterable[str]) -> set[str]:
-        """Those of `cache_keys` that were sent and came to nothing."""
+    def tried(self, cache_keys: Iterable[str]) -> set[str]:
+        """Those of `cache_keys` that were ever sent, whatever came of it."""
         rows = self.store.read(
             """
             SELECT DISTINCT k.key::VARCHAR FROM (SELECT unnest(?::UUID[]) AS key) k
-            JOIN requests r ON r.cache_key = k.key JOIN responses s ON s.request_id = r.id
-            WHERE s.status <> 'ok' OR s.text IS NULL
+            JOIN requests r ON r.cache_key = k.key LEFT JOIN responses s ON s.request_id = r.id
+            WHERE s.status IS DISTINCT FROM 'refused'
             """,
             [list(cache_keys)],
         )

@@ -13,7 +13,7 @@ import pytest
 
 import ipyconvexai as ai
 from ipyconvexai import errors
-from ipyconvexai.batch.answers import asked_for, plain, plain_answer, typed_answer
+from ipyconvexai.batch.answers import asked_for, plain_answer, typed_answer
 from ipyconvexai.batch.asks import Ask, Done, Recipe, Result, Task
 from ipyconvexai.providers.exchange import chat
 from ipyconvexai.providers.schemas import parse_answer, response_format
@@ -262,18 +262,6 @@ def test_what_is_wrong_is_named_where_it_is(schema: Any, text: str, says: str):
     with pytest.raises(errors.InvalidAnswerError) as caught:
         parse_answer(schema, text, None)
     assert says in caught.value.message
-
-
-class Root(pydantic.RootModel[list[Topic]]):
-    pass
-
-
-def test_plain_values_are_plain():
-    assert plain(Root([Topic(topic="a", score=1)])) == [{"topic": "a", "score": 1.0}]
-    assert plain({"x": (Tone.GOOD, {2, 1}), "y": Tagged(Tone.GOOD, [])}) == {
-        "x": ["good", [1, 2]],
-        "y": {"tone": "good", "tags": []},
-    }
 
 
 def calls_of(app: ai.App) -> list[str]:

@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -288,12 +289,14 @@ def test_one_that_fails_costs_the_others_nothing(app: ai.App, endpoint: Endpoint
     """And it fails as it does on the own network: same class, words, code and rows."""
     endpoint.reply(mischief)
     engine = opened(request.getfixturevalue(kind))
-    ways = [ask_all(app, send, texts(20), timeout=1.0, retries=1) for send in (None, engine.send)]
+    ways = [ask_all(app, send, texts(20), timeout=0.7, retries=0) for send in (None, engine.send)]
     close(app, engine)
 
     def told(answers: list[Any]) -> list[Any]:
         return [
-            (type(each), each.message, each.cure, each.code, each.retryable) if isinstance(each, Error) else each
+            (type(each), re.sub(r"\d+ of \d+", "n of m", each.message), each.cure, each.code, each.retryable)
+            if isinstance(each, Error)
+            else each
             for each in answers
         ]
 
@@ -471,7 +474,7 @@ def test_a_process_whose_clock_is_not_known_is_asked_first(
     assert statuses(app)["ok"] == 24
 
 
-@pytest.mark.parametrize("replaced", [True, False])
+@pytest.mark.parametrize("replaced", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_dask_worker_that_is_killed(app: ai.App, endpoint: Endpoint, replaced: bool):
     """Everything finishes; at most two chunks are paid again, each request with a row of its own."""
     endpoint.reply(lambda call: Answer(call.body["messages"][0]["content"], delay=0.1))

@@ -173,6 +173,14 @@ def test_answers_of_this_kind_before_others_of_the_model(app: ai.App, endpoint: 
     assert elsewhere.basis.startswith("counted"), "another model says nothing"
 
 
+def test_how_a_model_counts_is_learned_from_any_of_its_answers(app: ai.App, endpoint: Endpoint):
+    own, other = Bench(app), Bench(app, before="Tell all about:\n")
+    endpoint.reply(lambda call: Answer("x", usage=(3 * usage_of(call.body)[0], 50)))
+    other.send(CORPUS[:6])
+    real = sum(3 * usage_of(own.recipe.body(text))[0] for text in CORPUS[20:60])
+    assert own.estimate(CORPUS[20:60]).input_tokens == pytest.approx(real, rel=0.15)
+
+
 def test_second_tries_are_of_another_kind(bench: Bench):
     ask = bench.recipe.ask(CORPUS[0])
     bench.app.run(bench._send([bench.recipe.again(ask, "wrong", "Once more.")]))

@@ -108,7 +108,7 @@ def test_an_input_may_have_many_rows_and_is_paid_once():
     batch = Batch(total=10)
     batch.bar.settled(Result.of(ANSWER), rows=9)
     view = batch.later(1)
-    assert (view.done, view.counts) == (9, "130 tokens (20 cached) · $0.0010")
+    assert (view.done, view.counts) == (9, "130 tokens (20 cached) · $0.001")
 
 
 def test_what_was_known_costs_nothing_and_is_no_part_of_the_rate():
@@ -125,10 +125,12 @@ def test_rows_that_were_given_up_are_no_errors_and_not_done():
     batch.settle(5, Result(error=CanceledError("canceled", cure="Go on.")))
     batch.settle(1, failed("budget"))
     view = batch.later(1)
-    assert (view.done, view.counts) == (4, "520 tokens (80 cached) · $0.0040 · 6 not sent")
+    assert (view.done, view.counts) == (4, "520 tokens (80 cached) · $0.004 · 6 not sent")
 
 
-@pytest.mark.parametrize(("cost", "text"), [(0.00012, "$0.0001"), (1.5, "$1.5000"), (1234.5, "$1,234.50")])
+@pytest.mark.parametrize(
+    ("cost", "text"), [(1e-9, "less than $0.000001"), (0.00012, "$0.00012"), (1.5, "$1.5000"), (1234.5, "$1,234.50")]
+)
 def test_money_is_short(cost: float, text: str):
     batch = Batch()
     batch.settle(1, Result.of(Done("text", "id", cost=cost)))
@@ -236,7 +238,7 @@ def test_what_is_done_at_once_is_one_line():
     batch.clock.now += 5  # its documents are still being written
     batch.bar.draw()
     assert batch.seen.views == []
-    assert batch.end() == "summarize: 3 of 3 rows · 390 tokens (60 cached) · $0.0030 · 5.4 s"
+    assert batch.end() == "summarize: 3 of 3 rows · 390 tokens (60 cached) · $0.003 · 5.4 s"
 
 
 @pytest.mark.parametrize(
@@ -272,9 +274,7 @@ def test_an_end_before_its_time_says_how_to_go_on():
     batch.settle(1, failed())
     batch.bar.stopped()
     line, message = batch.end().split("\n")
-    assert (
-        line == "summarize: 18 of 200 rows · 12 from the ledger · 650 tokens (100 cached) · $0.0050 · 1 error · 0.0 s"
-    )
+    assert line == "summarize: 18 of 200 rows · 12 from the ledger · 650 tokens (100 cached) · $0.005 · 1 error · 0.0 s"
     assert message == "Stopped: 17 of 200 rows are in the ledger. Run it again to go on."
 
 
@@ -305,7 +305,7 @@ def test_a_cancel_that_comes_too_late_is_none():
 def test_an_error_leaves_it_not_finished():
     batch = Batch(total=2)
     batch.settle(1)
-    assert batch.end() == "summarize: 1 of 2 rows · 130 tokens (20 cached) · $0.0010 · not finished · 0.0 s"
+    assert batch.end() == "summarize: 1 of 2 rows · 130 tokens (20 cached) · $0.001 · not finished · 0.0 s"
 
 
 def test_the_end_is_the_end():
@@ -492,10 +492,16 @@ def test_a_panel_leaves_no_widget_behind():
 
 def test_labels_are_no_formulas():
     widgets = _Widgets(None)
-    widgets.set(view(1, state="$a$"))
+    widgets.set(view(1, state="$a$ " * 40))
     assert widgets._buttons == []
-    assert widgets._state.value == "$a$"
-    assert {"mathjax_ignore", "tex2jax_ignore"} <= set(widgets._state._dom_classes)
+    first, second, third = widgets._state
+    assert f"{first.value} {second.value} {third.value}" == ("$a$ " * 40).strip()
+    widgets.set(view(1, state="$a$ " * 20))
+    assert [label.layout.display for label in widgets._state] == [None, None, "none"]
+    for label in (first, second, third, widgets._rows, widgets._counts):
+        assert {"mathjax_ignore", "tex2jax_ignore"} <= set(label._dom_classes)
+    widgets.set(view(1))
+    assert {(label.value, label.layout.display) for label in widgets._state} == {("", "none")}
     widgets.close()
 
 

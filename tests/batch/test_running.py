@@ -26,8 +26,10 @@ def frame_of(count: int, distinct: int | None = None) -> pd.DataFrame:
     return pd.DataFrame({"text": [f"text number {n % (distinct or count)}" for n in range(count)]})
 
 
-def states(app: ai.App) -> list[tuple[Any, ...]]:
-    return ai.batches().arrow().select(["kind", "state", "rows", "items", "known", "done", "failed"]).to_pylist()
+def states(app: ai.App) -> list[dict[str, Any]]:
+    columns = ["kind", "state", "rows", "items", "known", "done", "failed"]
+    found: list[dict[str, Any]] = ai.batches().arrow().select(columns).to_pylist()
+    return found
 
 
 @pytest.fixture
@@ -81,6 +83,21 @@ def test_retry_failed_sends_only_what_failed(app: ai.App, endpoint: Endpoint):
     assert result["summary"].tolist()[:3] == ["fine", "now it works", "fine"]
     assert result["summary"].isna().tolist()[3:] == [True, True]
     assert result["summary_error"].str.contains("never tried").tolist()[3:] == [True, True]
+
+
+def test_retry_failed_asks_again_for_an_answer_that_did_not_fit(app: ai.App, endpoint: Endpoint):
+    frame = pd.DataFrame({"text": ["one", "two"]})
+    endpoint.reply(lambda call: Answer('{"n": "many"}') if "one" in str(call.body) else Answer('{"n": 2}'))
+    first = ai.map(frame, "Count {text}", schema="n int", progress=False)
+    assert first["map_error"].notna().tolist() == [True, False]
+    assert endpoint.count == 3, "once more, with what was wrong"
+    again = ai.map(frame, "Count {text}", schema="n int", progress=False)
+    assert endpoint.count == 3
+    assert again["map_error"].tolist()[:1] == first["map_error"].tolist()[:1]
+    endpoint.reply('{"n": 1}')
+    mended = ai.map(frame, "Count {text}", schema="n int", progress=False, retry_failed=True)
+    assert mended["n"].tolist() == [1, 2]
+    assert endpoint.count == 4
 
 
 def test_details_are_further_columns(app: ai.App, endpoint: Endpoint):

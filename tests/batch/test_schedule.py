@@ -19,6 +19,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from pydantic import BaseModel
 
 import ipyconvexai as ai
 from ipyconvexai import errors
@@ -130,6 +131,30 @@ def test_sql_and_queries_are_read_when_it_runs(app: ai.App, endpoint: Endpoint):
         ai.schedule(ai.summarize, "SELECT nothing FROM nowhere", "text")
 
 
+def test_map_and_reduce_run_later_too(app: ai.App, endpoint: Endpoint):
+    class Topic(BaseModel):
+        topic: str
+        score: float
+
+    rows = pd.DataFrame({"title": ["a", "b"], "text": ["one", "two"], "year": [1, 2], "other": [0, 0]})
+    endpoint.reply([Answer('{"topic": "fish", "score": 0.5}')])
+    for schema in (Topic, "topic, score float"):
+        found = ai.schedule(ai.map, rows, "{title}: {text}", schema=schema).result(SOON)
+        assert list(found.columns) == ["title", "text", "topic", "score", "map_error"]
+        assert found["score"].tolist() == [0.5, 0.5]
+    endpoint.reply([Answer("all of it")])
+    grouped = ai.schedule(ai.reduce, rows, "text", by="year").result(SOON)
+    assert grouped["summary"].tolist() == ["all of it"] * 2
+    whole = ai.schedule(ai.reduce, rows, "text")
+    sent = endpoint.count
+    assert str(whole.result(SOON)) == "all of it"
+    assert endpoint.count == sent + 1
+    with pytest.raises(errors.UnknownColumnError, match="titel"):
+        ai.schedule(ai.map, rows, "{titel}: {text}")
+    with pytest.raises(errors.InputError, match="documents"):
+        ai.schedule(ai.reduce, rows, "text", prompt="no field")
+
+
 def test_a_job_that_fails_says_so_and_raises_it(app: ai.App, endpoint: Endpoint, hook: Any):
     endpoint.reply([Fault(400, message="no \x1b[31m<!channel>")])
     url, told = hook
@@ -179,11 +204,12 @@ def test_a_batch_that_gives_up_fails_its_job(app: ai.App, endpoint: Endpoint):
 
 def test_rows_that_failed_have_their_errors(app: ai.App, endpoint: Endpoint):
     endpoint.reply([Fault(400, message="this one not"), Answer("fine")])
-    found = ai.schedule(ai.summarize, frame(), "text", concurrency=1).result(SOON)
-    assert found["summary"].isna().tolist() == [True, False, True, True]
-    assert "this one not" in found["summary_error"].iloc[0]
-    assert found["summary_error"].iloc[2] == found["summary_error"].iloc[0]
-    assert found["summary_error"].isna().tolist() == [False, True, False, True]
+    rows = pd.DataFrame({"text": ["alpha text", "alpha text", "beta text", None]})
+    found = ai.schedule(ai.summarize, rows, "text").result(SOON)
+    failed = found["summary_error"].notna().tolist()
+    assert failed in ([True, True, False, False], [False, False, True, False])
+    assert found["summary"].notna().tolist() == [not one for one in failed[:3]] + [False]
+    assert all("this one not" in text for text in found["summary_error"].dropna())
 
 
 def test_a_canceled_job_sends_nothing(app: ai.App, endpoint: Endpoint):
@@ -313,11 +339,17 @@ def test_running_the_cell_again_makes_no_second_one(app: ai.App, endpoint: Endpo
     assert len(again.result()) == 4
     assert endpoint.count == 2
 
+    with pytest.raises(errors.InputError, match="already, with other options"):
+        ai.schedule(ai.summarize, frame(), "text", every=3600, into="other")
+    other = ai.schedule(ai.summarize, frame(), "text", every=3600, into="other", name="another")
+    other.cancel()
+    assert ai.schedule(ai.summarize, frame(), "text", every=3600, name="another").id == other.id
+
     @ai.cron.interval(hours=1)
     @ai.action
     async def somebody_elses(ctx: Any) -> None: ...
 
-    wait_for(lambda: len(ai.crons()) == 2, "the cron to be written")
+    wait_for(lambda: len(ai.crons()) == 3, "the cron to be written")
     with pytest.raises(errors.InputError, match="somebody_elses"):
         ai.schedule(ai.summarize, frame(), "text", every=60, name="somebody_elses")
 
@@ -377,7 +409,8 @@ def test_a_killed_workers_batch_is_taken_up_again(app: ai.App, endpoint: Endpoin
 
 def test_a_ledger_that_is_busy_is_waited_for(app: ai.App, monkeypatch: pytest.MonkeyPatch, hook: Any):
     url, told = hook
-    real, failed = specs.opened, []
+    failed: list[bool] = []
+    real = specs.opened
 
     def busy(*args: Any) -> Any:
         if not failed:
@@ -392,6 +425,16 @@ def test_a_ledger_that_is_busy_is_waited_for(app: ai.App, monkeypatch: pytest.Mo
     assert job.wait(SOON) == "success"
     wait_for(lambda: told, "the webhook")
     assert [event["state"] for event in told] == ["done"], "an attempt that is repeated is no end"
+
+
+def test_what_may_be_repeated_elsewhere_is_final_here(app: ai.App, monkeypatch: pytest.MonkeyPatch):
+    def away(*args: Any) -> Any:
+        raise errors.UnreachableError("nobody is there")
+
+    monkeypatch.setattr("ipyconvexai.batch.schedule.opened", away)
+    job = ai.schedule(ai.summarize, frame(), "text")
+    assert job.wait(SOON) == "failed"
+    assert app.store.read("SELECT attempts FROM scheduled_functions WHERE id = ?::UUID", [job.id]) == [(1,)]
 
 
 def test_what_ends_its_processes_again_and_again_fails_and_is_told(app: ai.App, endpoint: Endpoint, hook: Any):
@@ -433,15 +476,7 @@ def test_it_runs_over_the_ledger_that_it_belongs_to(app: ai.App, endpoint: Endpo
 
 
 # ---------------------------------------------------------------------------------------------- what is kept
-class Judged:
-    """A class that can be imported."""
-
-    topic: str
-
-
 def test_a_class_is_kept_by_its_place_or_its_schema():
-    from pydantic import BaseModel
-
     class Local(BaseModel):
         topic: str
 
@@ -493,6 +528,13 @@ def test_frames_that_no_job_needs_are_forgotten(app: ai.App):
         execute.later("DELETE FROM scheduled_functions")
     stored_frames.forget_unused(app.store, utc_now())
     assert app.store.read(keys) == [(job.id,)], "its job may be about to be written"
+    stored_frames.forget_unused(app.store, later)
+    assert app.store.read(keys) == []
+
+    repeated = ai.schedule(ai.summarize, frame(), "text", cron="0 3 1 1 *")
+    stored_frames.forget_unused(app.store, later)
+    assert app.store.read(keys) == [(repeated.id,)]
+    repeated.cancel()
     stored_frames.forget_unused(app.store, later)
     assert app.store.read(keys) == []
 

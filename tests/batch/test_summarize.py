@@ -184,9 +184,9 @@ def test_the_async_twin(app: ai.App, endpoint: Endpoint):
 def test_the_bar_tells_what_came_from_the_ledger(app: ai.App, capsys: pytest.CaptureFixture[str]):
     frame = pd.DataFrame({"text": TEXTS})
     ai.summarize(frame, "text")
-    assert "3/3" in capsys.readouterr().err
+    assert "summarize: 4 of 4 rows" in capsys.readouterr().err
     ai.summarize(frame, "text")
-    assert "3 from the ledger" in capsys.readouterr().err
+    assert "4 from the ledger" in capsys.readouterr().err
 
 
 def test_a_cell_that_cannot_be_sent_costs_the_others_nothing(app: ai.App, endpoint: Endpoint):

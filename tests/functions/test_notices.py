@@ -202,7 +202,7 @@ def test_silence_ends(app: ai.App, receiver: Receiver):
 
 
 def test_what_is_long_is_not_read_to_its_end(app: ai.App, receiver: Receiver):
-    receiver.answer(200, b"x" * 1_000_000)
+    receiver.answer(200, b"x" * 100_000, Content_Length="1000000000")
     posted = app.run(post_json(receiver.url, {"a": 1}))
     assert (posted.status, len(posted.value)) == (200, 65_536)
 
@@ -270,6 +270,7 @@ def test_an_email_goes_through_resend_once(
     app: ai.App, resend: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     resend.answer(500, f"oops {KEY}".encode())
+    notices.addresses("ada@example.org")
     job = told(app, "ada@example.org", name="a\x1b[31mb\n\u202eevil", error=f"bad <!channel> {KEY}", state="failed")
     repeated(app, job, 1)
     later(app, monkeypatch, 2)

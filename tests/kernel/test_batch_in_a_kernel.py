@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -71,14 +71,14 @@ def test_nothing_is_shown_where_nobody_wants_it(kernel: Any):
     assert (result.frames, result.of("comm_open"), result.printed) == ([], [], "")
 
 
-def seconds_until(kernel: Any, request: str, result: Any, trait: str, begins: str) -> float:
+def seconds_until(kernel: Any, request: str, result: Any, trait: str, is_it: Callable[[str], bool]) -> float:
     """How long it takes until a widget of the cell says so."""
     began = time.monotonic()
     while True:
         kernel.until(request, "comm_msg", result)
         state = result.messages[-1]["content"]["data"].get("state", {})
         result.messages.append({"msg_type": "seen", "content": {}})
-        if str(state.get(trait, "")).startswith(begins):
+        if is_it(str(state.get(trait, ""))):
             return time.monotonic() - began
 
 
@@ -98,16 +98,17 @@ def test_the_buttons_are_heard_while_the_cell_is_busy(kernel: Any, endpoint: Any
     }
     assert set(buttons) == {"Pause", "Cancel"}
 
+    endpoint.wait(lambda double: double.count >= before + 12, timeout=20)
     kernel.click(buttons["Pause"], subshell)
-    assert seconds_until(kernel, request, result, "value", "paused") < 1
-    endpoint.wait(lambda double: double.in_flight == 0, timeout=5)
+    assert seconds_until(kernel, request, result, "value", lambda value: value.startswith("paused")) < 1
+    seconds_until(kernel, request, result, "value", lambda value: value == "paused")  # what was sent is answered
     count = endpoint.count
     time.sleep(0.5)  # five answers long: nothing is begun
     assert endpoint.count == count
     assert before < count < before + 400
 
     kernel.click(buttons["Pause"], subshell)  # which is Resume now
-    assert seconds_until(kernel, request, result, "description", "Pause") < 1
+    assert seconds_until(kernel, request, result, "description", lambda value: value == "Pause") < 1
     endpoint.wait(lambda double: double.count > count, timeout=5)
 
     kernel.click(buttons["Cancel"], subshell)

@@ -113,7 +113,9 @@ def test_answers_of_many_keys(ledger: Ledger):
     call(ledger, good, "old")
     newest = call(ledger, good, "new")
     call(ledger, bad, None, status="unknown")
-    assert ledger.answers([good, bad, none]) == {good: (newest, "new", None)}
+    found = ledger.answers([good, bad, none])
+    assert {key: known[:3] for key, known in found.items()} == {good: (newest, "new", None)}
+    assert ledger.tried([good, bad, none]) == {good, bad}
     assert ledger.answers([]) == {}
 
 

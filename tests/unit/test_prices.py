@@ -11,7 +11,7 @@ from genai_prices import data_snapshot
 from genai_prices.types import ModelInfo, StartDateConstraint, TieredPrices
 
 from ipyconvexai.providers import prices
-from ipyconvexai.providers.prices import cost_usd
+from ipyconvexai.providers.prices import context_window, cost_usd
 from ipyconvexai.values import Usage
 
 PRICED = ("openai", "azure", "google", "anthropic", "groq", "mistral", "openrouter", "perplexity")
@@ -197,3 +197,10 @@ def test_what_is_remembered_does_not_grow_without_end(monkeypatch):
     for number in range(20):
         cost_usd("openai", f"nonsense-{number}", Usage(1, 1))
     assert len(prices._models) <= 5
+
+
+def test_the_context_of_a_model_is_known_or_none():
+    assert context_window("openai", "gpt-4o-mini") == 128_000
+    assert context_window("openai", "no-such-model-ever") is None
+    assert context_window("custom", "gpt-4o-mini") is None
+    assert context_window("ollama", "llama3.2") is None

@@ -63,6 +63,7 @@ def test_a_batch_goes_on_with_each_question_and_answers_by_the_script(double: En
     assert plain.batches.retrieve(batch.id).status == "in_progress"
     batch = plain.batches.retrieve(batch.id)
     assert batch.status == "completed"
+    assert batch.request_counts is not None
     assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (3, 2, 1)
     good = {line["custom_id"]: line["response"] for line in read(plain, batch.output_file_id)}
     assert {key: each["body"]["choices"][0]["message"]["content"] for key, each in good.items()} == {
@@ -154,8 +155,8 @@ def test_lines_of_providers_who_lie():
     assert code({"response": {"status_code": "200", "body": [1]}}) == (200, "unreadable_answer")
     assert code({"response": {"status_code": 10**9, "body": {}}}) == (200, "unreadable_answer")
     assert code({"response": {"status_code": 500, "body": None}}) == (500, None)
-    line = read_line(b'{"custom_id": "a", "response": {"status_code": 200, "body": {"choices": [{"message": {"content": '
-                     b'"half \\ud83d"}}]}}}')  # fmt: skip
+    body = {"choices": [{"message": {"content": "half \ud83d"}}]}
+    line = read_line(json.dumps({"custom_id": "a", "response": {"status_code": 200, "body": body}}).encode())
     assert line is not None
     assert line.reading.text == "half \ufffd"
     assert line.body is not None

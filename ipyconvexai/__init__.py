@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ipyconvexai import accessors as _accessors
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -32,14 +34,14 @@ if TYPE_CHECKING:
     from ipyconvexai.application import App as App
     from ipyconvexai.application import app as app
     from ipyconvexai.application import connect as connect
-    from ipyconvexai.batch.schedule import Job as Job
-    from ipyconvexai.batch.schedule import job as job
-    from ipyconvexai.batch.schedule import schedule as schedule
     from ipyconvexai.batch.mapping import amap as amap
     from ipyconvexai.batch.mapping import map as map
     from ipyconvexai.batch.planning import estimate as estimate
     from ipyconvexai.batch.reduce import areduce as areduce
     from ipyconvexai.batch.reduce import reduce as reduce
+    from ipyconvexai.batch.schedule import Job as Job
+    from ipyconvexai.batch.schedule import job as job
+    from ipyconvexai.batch.schedule import schedule as schedule
     from ipyconvexai.batch.summarize import asummarize as asummarize
     from ipyconvexai.batch.summarize import summarize as summarize
     from ipyconvexai.errors import ApplicationError as ApplicationError
@@ -175,3 +177,6 @@ def unload_ipython_extension(shell: Any) -> None:
     from ipyconvexai.notebook.extension import unload
 
     unload(shell)
+
+
+_accessors.install()  # df.ai

@@ -52,10 +52,13 @@ class BatchAccessor:
     summarize = _Method("summarize")
     map = _Method("map")
     reduce = _Method("reduce")
-    estimate = _Method("estimate")
 
     def __init__(self, frame: Any) -> None:
         self._frame = frame
+
+    def estimate(self, fn: Any, *args: Any, **options: Any) -> Any:
+        """What a batch over this frame would take: ``df.ai.estimate(ai.summarize, "text")``. Nothing is sent."""
+        return importlib.import_module("ipyconvexai").estimate(fn, self._frame, *args, **options)
 
     def __dir__(self) -> list[str]:
         return list(NAMES)

@@ -20,8 +20,8 @@ T = TypeVar("T")
 __all__ = [
     "agenerate",
     "arun",
-    "batches",
     "asafe_generate",
+    "batches",
     "cancel",
     "crons",
     "doctor",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from ipyconvexai.batch.cutting import Span, count, cut
 from ipyconvexai.errors import CallError, ContextLengthError, Error, InputError
 from ipyconvexai.providers.prices import context_window
 
-__all__ = ["FRAME", "SMALLEST", "Load", "framed", "in_rounds", "packed", "parts_size", "summary"]
+__all__ = ["FRAME", "SMALLEST", "Load", "framed", "in_rounds", "packed", "parts_size", "summary", "sure_size"]
 
 SMALLEST = 160  # tokens of text in a request: the frames of two answers and the note need most of that
 FRAME = 48  # tokens around a text that shares a request with others
@@ -52,13 +52,7 @@ def parts_size(recipe: Recipe, context: int | None = None) -> int:
     Raises:
         InputError: the prompt leaves no room.
     """
-    endpoint = recipe.endpoint
-    known = endpoint.context or context_window(endpoint.provider, endpoint.model)
-    whole = context or known or (SILENT_CONTEXT if endpoint.provider in SILENT else UNKNOWN_CONTEXT)
-    body = recipe.body("")
-    allowed = body.get("max_tokens") or body.get("max_completion_tokens") or min(ANSWER, whole // 4)
-    room = whole - allowed - _fixed(body)
-    size = int(room * _margin(endpoint.provider))
+    whole, allowed, size = _room(recipe, context, count)
     if size < SMALLEST:
         raise InputError(
             f"a context of {whole} tokens less {allowed} for the answer leaves no room beside the prompt",
@@ -67,11 +61,28 @@ def parts_size(recipe: Recipe, context: int | None = None) -> int:
     return size
 
 
+def sure_size(recipe: Recipe, context: int | None = None) -> int:
+    """At most ``parts_size``, found without the vocabulary, which takes 50 MB: a token of the prompt has a byte at
+    least. Less than nothing where that leaves no room."""
+    return _room(recipe, context, lambda text: len(text.encode("utf-8", "replace")))[2]
+
+
+def _room(recipe: Recipe, context: int | None, count: Callable[[str], int]) -> tuple[int, int, int]:
+    """Tokens: of the context, of the answer, and those that are left for texts."""
+    endpoint = recipe.endpoint
+    known = endpoint.context or context_window(endpoint.provider, endpoint.model)
+    whole = context or known or (SILENT_CONTEXT if endpoint.provider in SILENT else UNKNOWN_CONTEXT)
+    body = recipe.body("")
+    allowed = body.get("max_tokens") or body.get("max_completion_tokens") or min(ANSWER, whole // 4)
+    room = whole - allowed - _fixed(body, count)
+    return whole, allowed, int(room * _margin(endpoint.provider))
+
+
 def _margin(provider: str) -> float:
     return 1.0 if provider in EXACT else SMALL_MARGIN if provider in SMALL else MARGIN
 
 
-def _fixed(body: dict[str, Any]) -> int:
+def _fixed(body: dict[str, Any], count: Callable[[str], int]) -> int:
     """Tokens of a request without its text."""
     messages = body["messages"]
     more = [json.dumps(body[name], default=str) for name in ("response_format", "tools") if name in body]

@@ -30,7 +30,7 @@ async def plan_of(app: App, endpoint: Endpoint, chunks: AsyncIterator[Chunk], op
     async for chunk in chunks:
         rows += len(chunk.rows)
         inputs += len(chunk.new)
-        asks = [_begun(item) for item in chunk.new]
+        asks = await asyncio.to_thread(lambda new: [_begun(item) for item in new], chunk.new)
         keys = [ask.key for some in asks for ask in some]
         answered = set() if options.fresh else set(await asyncio.to_thread(app.records.answers, keys))
         for some in asks:

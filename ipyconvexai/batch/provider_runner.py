@@ -56,10 +56,7 @@ class ProviderRunner(Runner):
     async def _round(self, waiting: list[Item]) -> dict[str, Done]:
         """Every request that is not answered, answered."""
         asks = {
-            ask.key: ask
-            for item in waiting
-            for ask, done in zip(item.asks, item.dones, strict=True)
-            if done is None
+            ask.key: ask for item in waiting for ask, done in zip(item.asks, item.dones, strict=True) if done is None
         }
         if self.over is not None:
             return dict.fromkeys(asks, Done(error=self.over))

@@ -18,6 +18,7 @@ from ipyconvexai.application import App, app
 from ipyconvexai.batch.asks import Part, Recipe, Result
 from ipyconvexai.batch.columns import Output, array_of
 from ipyconvexai.batch.control import Control
+from ipyconvexai.batch.details import beside, columns_beside, error_text
 from ipyconvexai.batch.long_texts import parts_size
 from ipyconvexai.batch.options import Options, with_options
 from ipyconvexai.batch.progress import Progress
@@ -25,7 +26,7 @@ from ipyconvexai.batch.reducing import reduce_rows
 from ipyconvexai.batch.runner import Chunk, Item
 from ipyconvexai.batch.running import Batch, run_in_cell
 from ipyconvexai.batch.sources import Source, open_source
-from ipyconvexai.errors import Error, InputError
+from ipyconvexai.errors import InputError
 from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.relation import Relation
 
@@ -34,8 +35,6 @@ __all__ = ["PROMPT", "SYSTEM", "Reduction", "areduce", "reduce"]
 SYSTEM = "You summarize documents. Reply with a faithful summary of all of them together and nothing else."
 PROMPT = "{documents}\n\nSummary of all the documents above together, in one paragraph:"
 READ = 16_384  # rows at a time
-
-_DETAIL_TYPES = {"request_id": pa.string(), "cost": pa.float64(), "tokens": pa.int64()}
 
 
 class Reduction(str):
@@ -59,7 +58,7 @@ class Reduction(str):
         made.parts = _relation(result.parts)
         made.request_id = result.done.request_id
         made.cost = result.total.cost
-        made.error = None if result.error is None else _one_line(result.error)
+        made.error = error_text(result)
         return made
 
 
@@ -96,7 +95,8 @@ class Reduce:
 
     def item(self, rows: Sequence[tuple[int, str]], label: str | None) -> Item:
         assert self._recipe is not None
-        return Item(reduce_rows(self._recipe, rows, self._size), [number for number, _ in rows], label=label)
+        numbers = [number for number, _ in rows]
+        return Item(reduce_rows(self._recipe, rows, self._size), numbers, label=label, heavy=True)
 
 
 class _Group:
@@ -140,12 +140,8 @@ class _Reducing:
 
     def _checked_outputs(self) -> list[Output]:
         into = self._operation.into
-        outputs = [
-            Output(into, pa.string()),
-            Output(f"{into}_error", pa.string()),
-            Output(f"{into}_rows", pa.int64()),
-            *(Output(f"{into}_{name}", _DETAIL_TYPES[name]) for name in self._options.wanted),
-        ]
+        error, *details = columns_beside(into, self._options.wanted)
+        outputs = [Output(into, pa.string()), error, Output(f"{into}_rows", pa.int64()), *details]
         names = [*self._operation.by, *(output.name for output in outputs)]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise InputError(f"two columns have the name {twice!r}", cure='Use another into="...". Nothing was sent.')
@@ -208,13 +204,13 @@ class _Reducing:
         by = {
             name: pa.array([group.values[at] for group in self._groups]) for at, name in enumerate(self._operation.by)
         }
-        values: list[list[Any]] = [
-            [result.value for result in self._results],
-            [None if result.error is None else _one_line(result.error) for result in self._results],
-            [group.count for group in self._groups],
-            *([_detail(result, name) for result in self._results] for name in self._options.wanted),
-        ]
-        new = {out.name: array_of(out, column) for out, column in zip(self._outputs, values, strict=True)}
+        into = self._operation.into
+        values: dict[str, list[Any]] = {
+            into: [result.value for result in self._results],
+            f"{into}_rows": [group.count for group in self._groups],
+            **beside(self._results, into, self._options.wanted),
+        }
+        new = {output.name: array_of(output, values[output.name]) for output in self._outputs}
         return self._source.like(pa.table({**by, **new}), list(new))
 
 
@@ -229,16 +225,6 @@ def _key(value: Any) -> Any:
 
 def _label(by: Sequence[str], values: Sequence[Any]) -> str:
     return json.dumps(dict(zip(by, values, strict=True)), ensure_ascii=False, default=str)
-
-
-def _detail(result: Result, name: str) -> Any:
-    if result.total.requests == 0:
-        return None
-    return {"request_id": result.done.request_id, "cost": result.total.cost, "tokens": result.total.tokens}[name]
-
-
-def _one_line(error: Error) -> str:
-    return f"{error.code}: {error.message}"
 
 
 def _relation(parts: Sequence[Part]) -> Relation:

@@ -11,17 +11,16 @@ import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
-import pyarrow as pa
-
 from ipyconvexai.application import App, app
 from ipyconvexai.batch.asks import Result, Task
 from ipyconvexai.batch.batches import Entry
 from ipyconvexai.batch.columns import Output
 from ipyconvexai.batch.control import Control
+from ipyconvexai.batch.details import beside, columns_beside, error_column
 from ipyconvexai.batch.options import Options
 from ipyconvexai.batch.progress import Progress
-from ipyconvexai.batch.running import Batch, Operation, run_in_cell
 from ipyconvexai.batch.runner import Chunk, Item
+from ipyconvexai.batch.running import Batch, Operation, run_in_cell
 from ipyconvexai.batch.sources import Sink, Source, open_source
 from ipyconvexai.errors import Error, InputError
 
@@ -29,9 +28,8 @@ __all__ = ["RowBatch", "RowOperation", "arun", "run"]
 
 FIRST_CHUNK = 1024  # rows; doubled while the ledger knows all of a chunk, for then asking it is what takes the time
 LARGEST_CHUNK = 16_384
+LIGHT = 50_000  # characters of a text that is cut in no time
 MOST_REMEMBERED = 100_000  # failed inputs, so that equal ones of later chunks are not sent
-
-_DETAIL_TYPES = {"request_id": pa.string(), "cost": pa.float64(), "tokens": pa.int64()}
 
 
 class RowOperation(Operation, Protocol):
@@ -92,15 +90,13 @@ class RowBatch:
             InputError: two have one name, or one would replace a column that was not made by a batch.
         """
         operation = self._operation
-        error = f"{operation.into}_error"
-        outputs = [
-            *operation.outputs,
-            Output(error, pa.string()),
-            *(Output(f"{operation.into}_{name}", _DETAIL_TYPES[name]) for name in self._options.wanted),
-        ]
+        error = error_column(operation.into)
+        outputs = [*operation.outputs, *columns_beside(operation.into, self._options.wanted)]
         names = [output.name for output in outputs]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise InputError(f"two new columns have the name {twice!r}", cure='Use another into="...". Nothing was sent.')
+            raise InputError(
+                f"two new columns have the name {twice!r}", cure='Use another into="...". Nothing was sent.'
+            )
         there = self._source.columns
         for name in names:
             if name in operation.columns:
@@ -140,7 +136,8 @@ class RowBatch:
         size = FIRST_CHUNK
         try:
             while (columns := await asyncio.to_thread(next, read, None)) is not None:
-                rows: list[tuple[Any, ...]] = list(zip(*(columns[name] for name in self._operation.columns), strict=True))
+                values = (columns[name] for name in self._operation.columns)
+                rows: list[tuple[Any, ...]] = list(zip(*values, strict=True))
                 start = 0
                 while start < len(rows):
                     chunk = self._chunk(rows[start : start + size])
@@ -165,7 +162,8 @@ class RowBatch:
             item = self._known.get(row)
             if item is None:
                 again = functools.partial(self._operation.task, row)
-                item = Item(again(), [], text=row, document=self._operation.documents, again=again)
+                heavy = len(row) > LIGHT
+                item = Item(again(), [], text=row, document=self._operation.documents, heavy=heavy, again=again)
                 self._known[row] = item
                 new.append(item)
             if item.result is None:
@@ -237,21 +235,7 @@ class RowBatch:
             output.name: list(column)
             for output, column in zip(self._operation.outputs, zip(*values, strict=True), strict=True)
         }
-        into = self._operation.into
-        columns[f"{into}_error"] = [None if one.error is None else _one_line(one.error) for one in results]
-        for name in self._options.wanted:
-            columns[f"{into}_{name}"] = [_detail(one, name) for one in results]
-        return columns
-
-
-def _detail(result: Result, name: str) -> Any:
-    if result.total.requests == 0:
-        return None
-    return {"request_id": result.done.request_id, "cost": result.total.cost, "tokens": result.total.tokens}[name]
-
-
-def _one_line(error: Error) -> str:
-    return f"{error.code}: {error.message}"
+        return columns | beside(results, self._operation.into, self._options.wanted)
 
 
 def run(make: Make, data: Any, options: Options) -> Any:
@@ -266,4 +250,3 @@ async def arun(make: Make, data: Any, options: Options) -> Any:
     current = app()
     batch = await asyncio.to_thread(RowBatch, current, make, data, options)
     return await current.arun(batch.run(Progress(False), Control()))
-

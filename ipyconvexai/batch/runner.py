@@ -1,10 +1,10 @@
 """Runs tasks: their requests are answered from the ledger where it can, and sent through the corridor where it cannot.
 
-Runs on the background loop; calls the generator's clients, ``asks`` and ``control``. Inputs come in chunks, of which only
-a few are open at a time, so that what is held does not grow with the batch; each chunk is looked up with one set-wise
-question and given back in order. N workers over one queue, not N tasks behind a semaphore: that took up to 40 % more
-CPU and kept every document alive. ``concurrency`` counts requests being sent; a worker that waits for a commit does
-not count, so there are twice as many workers (0.95 of the raw speed instead of 0.75).
+Runs on the background loop; calls the generator's clients, ``asks`` and ``control``. Inputs come in chunks, of which
+only a few are open at a time, so that what is held does not grow with the batch; each chunk is looked up with one
+set-wise question and given back in order. N workers over one queue, not N tasks behind a semaphore: that took up to
+40 % more CPU and kept every document alive. ``concurrency`` counts requests being sent; a worker that waits for a
+commit does not count, so there are twice as many workers (0.95 of the raw speed instead of 0.75).
 """
 
 from __future__ import annotations
@@ -50,13 +50,15 @@ _EVERYBODYS = frozenset({"insufficient_quota", "billing_hard_limit_reached", "mo
 class Item:
     """One distinct input, the rows that have it, and how far it is.
 
-    `text` names it among others; `document` whether that is a document to keep; `again` makes the task anew.
+    `text` names it among others; `document` whether that is a document to keep; `again` makes the task anew; `heavy`
+    whether its next step takes long: a text of a megabyte is cut in half a second.
     """
 
     task: Task
     rows: list[int]
     text: str | None = None
     document: bool = False
+    heavy: bool = False
     again: Callable[[], Task] | None = None
     label: str | None = None
     result: Result | None = None
@@ -180,7 +182,7 @@ class Runner:
     async def begin(self, chunk: Chunk) -> None:
         """Begin its inputs; what the ledger can answer is settled after this."""
         for item in chunk.new:
-            item.advance()
+            await _advance(item)
         self._unsettled += len(chunk.new)
         new = set(chunk.new)
         for row in {row for row in chunk.rows if isinstance(row, Item)}:
@@ -232,7 +234,7 @@ class Runner:
             answered = [item for item in going if item.left == 0]
             for item in answered:
                 if item.result is None:
-                    item.advance()
+                    await _advance(item)
             going = []
             for item in answered:
                 if item.result is not None and self._is_to_be_repeated(item):
@@ -308,7 +310,7 @@ class Runner:
                 self._hungry.set()
             item.answer(index, await self._send(item.asks[index]))
             if item.left == 0:
-                item.advance()
+                await _advance(item)
                 if item.result is not None:
                     self._settle(item)
                 else:
@@ -398,6 +400,13 @@ class Runner:
             if done is not None:
                 purse.settle(token, 0.0 if _is_free(done) else done.cost)
             self._paid.set()
+
+
+async def _advance(item: Item) -> None:
+    if item.heavy:
+        await asyncio.to_thread(item.advance)
+    else:
+        item.advance()
 
 
 class _Gate:

@@ -73,9 +73,7 @@ class Operation(Protocol):
 class Batch:
     """`fingerprint`: of the data, as the source gives it; `described`: what the source is, in words."""
 
-    def __init__(
-        self, app: App, operation: Operation, options: Options, *, described: str, fingerprint: str
-    ) -> None:
+    def __init__(self, app: App, operation: Operation, options: Options, *, described: str, fingerprint: str) -> None:
         self.app = app
         self.operation = operation
         self.options = options
@@ -108,37 +106,43 @@ class Batch:
             raise Checked
         entry = self.entry = Entry(self.app.store, await self._facts(endpoint), control)
         if self.options.recall is not None:
-            return await self._recall(self.options.recall, chunks, take, await self._plan(endpoint, bar, None), control)
-        engine = await self._engine(endpoint)
-        plan = await self._plan(endpoint, bar, engine)
-        await asyncio.to_thread(entry.begin)
-        beat = asyncio.create_task(entry.beat())
+            plan = await self._plan(endpoint, bar, None)
+            await self._recall(self.options.recall, chunks, take, plan, control)
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            engine = await self._engine(endpoint)
+            if engine is not None:
+                stack.push_async_callback(engine.aclose)
+            plan = await self._plan(endpoint, bar, engine)
+            await asyncio.to_thread(entry.begin)
+            beat = asyncio.create_task(entry.beat())
+            stack.callback(beat.cancel)
+            await self._send(entry, self._runner(plan, control, self._settled(entry, bar), bar), chunks, take, bar)
 
-        def settled(item: Item) -> None:
-            entry.settled(item)
-            if item.result is not None:
-                bar.settled(item.result, len(item.rows))
-
-        runner = self._runner(plan, control, settled, bar)
+    async def _send(
+        self, entry: Entry, runner: Runner, chunks: AsyncIterator[Chunk], take: Take, bar: Progress
+    ) -> None:
         bar.in_flight = lambda: runner.sending
         try:
             await runner.run(chunks, take)
         except BaseException as error:
             self._end_soon(entry, error)
             raise
-        else:
-            self.error = runner.over
-            if runner.over is not None and not isinstance(runner.over, CanceledError):
-                bar.stopped(f"Stopped: {runner.over.message}. {runner.over.cure}")
-            await asyncio.to_thread(entry.end, _state(runner.over), runner.over)
-        finally:
-            beat.cancel()
-            if engine is not None:
-                await engine.aclose()
+        self.error = runner.over
+        if runner.over is not None and not isinstance(runner.over, CanceledError):
+            bar.stopped(f"Stopped: {runner.over.message}. {runner.over.cure}")
+        await asyncio.to_thread(entry.end, _state(runner.over), runner.over)
 
-    async def _recall(
-        self, batch: str, chunks: AsyncIterator[Chunk], take: Take, plan: Plan, control: Control
-    ) -> None:
+    @staticmethod
+    def _settled(entry: Entry, bar: Progress) -> Callable[[Item], None]:
+        def settled(item: Item) -> None:
+            entry.settled(item)
+            if item.result is not None:
+                bar.settled(item.result, len(item.rows))
+
+        return settled
+
+    async def _recall(self, batch: str, chunks: AsyncIterator[Chunk], take: Take, plan: Plan, control: Control) -> None:
         """Give `chunks` what became of them in `batch`: from the ledger, and its errors. Nothing is sent or written."""
         errors = await asyncio.to_thread(errors_of, self.app.store, batch)
 
@@ -272,7 +276,9 @@ def _check_same(before: Any, kind: str, print_of: str, data: str) -> None:
     """Refuse to go on with another batch's id."""
     said, _, seen = str(before["fingerprint"]).partition("/")
     if before["kind"] != kind or said != print_of:
-        what = f"is a {before['kind']}" if before["kind"] != kind else "asked something else (prompt, model, parameters)"
+        what = (
+            f"is a {before['kind']}" if before["kind"] != kind else "asked something else (prompt, model, parameters)"
+        )
         raise InputError(
             f"batch {before['id']} {what}, and cannot go on as this one",
             cure="Leave out resume=: what is answered is not sent again in any case. Nothing was sent.",

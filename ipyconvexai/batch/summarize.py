@@ -15,7 +15,7 @@ from ipyconvexai.batch import rows
 from ipyconvexai.batch.answers import plain_answer
 from ipyconvexai.batch.asks import Recipe, Task
 from ipyconvexai.batch.columns import Output
-from ipyconvexai.batch.long_texts import parts_size, summary
+from ipyconvexai.batch.long_texts import SMALLEST, parts_size, summary, sure_size
 from ipyconvexai.batch.options import Options, with_options
 from ipyconvexai.errors import InputError
 from ipyconvexai.providers.endpoints import Endpoint
@@ -49,7 +49,9 @@ class Summarize:
         self.outputs: Sequence[Output] = [Output(into, pa.string())]
         self._system, self._prompt = system, prompt
         self._recipe: Recipe | None = None
-        self._size = 0  # tokens of text that fit into one request
+        self._context: int | None = None
+        self._sure = 0  # tokens of text that fit into one request, at least
+        self._size = 0  # exactly; found when a text needs it
 
     def facts(self) -> dict[str, Any]:
         return {"system": self._system, "prompt": self._prompt}
@@ -58,7 +60,10 @@ class Summarize:
         before, _, after = self._prompt.partition("{document}")
         params = {**endpoint.summary_params, **options.params}
         self._recipe = Recipe(endpoint, system=self._system, before=before, after=after, params=params)
-        self._size = parts_size(self._recipe, options.context)
+        self._context = options.context
+        self._sure = sure_size(self._recipe, options.context)
+        if self._sure < SMALLEST:
+            self._size = self._sure = parts_size(self._recipe, options.context)
 
     def text(self, values: Sequence[Any]) -> str | None:
         value = values[0]
@@ -70,8 +75,9 @@ class Summarize:
 
     def task(self, text: str) -> Task:
         assert self._recipe is not None
-        if MOST_BYTES * len(text) <= self._size:  # a token has a byte at least
+        if MOST_BYTES * len(text) <= self._sure:  # a token has a byte at least
             return plain_answer(self._recipe, text)
+        self._size = self._size or parts_size(self._recipe, self._context)
         return summary(self._recipe, text, self._size)
 
     def values(self, value: Any) -> Sequence[Any]:
@@ -126,4 +132,6 @@ async def asummarize(
     Args:
         {options}
     """
-    return await rows.arun(lambda columns: Summarize(column, into, system, prompt), df, Options.of(options, "summarize"))  # type: ignore[no-any-return]
+    checked = Options.of(options, "summarize")
+    made: Frame = await rows.arun(lambda columns: Summarize(column, into, system, prompt), df, checked)
+    return made

@@ -115,10 +115,13 @@ def _batches(session: Session) -> None:
 
 def _cancel(session: Session, quoted: str | None, word: str | None) -> None:
     from ipyconvexai.api import cancel
+    from ipyconvexai.application import app
 
     name = quoted or word or ""
     state = cancel(name)
-    if state == "stopped":
+    if app().store.read("SELECT 1 FROM batches WHERE id = try_cast(? AS UUID)", [name]):
+        say(f"batch {name}: {state}")
+    elif state == "stopped":
         say(f"cron {name}: stopped; a run that was begun goes on; to declare it again starts it")
     else:
         say(f"job {name}: {state}")

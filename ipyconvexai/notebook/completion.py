@@ -233,7 +233,7 @@ class _Wanted:
             case "replay", []:
                 return self._fitting(("on", "off", "only"))
             case "cancel", []:
-                return self._fitting(_in_ledger(CRONS))
+                return self._fitting(_in_ledger(CANCELABLE))
             case "export", []:
                 return self._files()
             case (("update" | "delete" | "dealias"), []):
@@ -362,7 +362,13 @@ TITLES = (
     "SELECT title FROM conversations WHERE title IS NOT NULL GROUP BY title ORDER BY max(created_at) DESC LIMIT 200"
 )
 PROMPTS = "SELECT DISTINCT name FROM prompts ORDER BY name LIMIT 200"
-CRONS = "SELECT name FROM crons WHERE next_time IS NOT NULL ORDER BY name LIMIT 200"
+# Crons by their names, then what runs or is to run, the newest first.
+CANCELABLE = """
+    (SELECT name FROM crons WHERE next_time IS NOT NULL ORDER BY name LIMIT 200)
+    UNION ALL (SELECT id::VARCHAR FROM batches WHERE finished_at IS NULL ORDER BY created_at DESC LIMIT 20)
+    UNION ALL (SELECT id::VARCHAR FROM scheduled_functions WHERE state IN ('pending', 'in_progress')
+               ORDER BY created_at DESC LIMIT 20)
+"""
 NEWEST = "SELECT right(id::VARCHAR, 8) FROM requests ORDER BY sent_at DESC, id DESC LIMIT 20"
 BUDGETS = "SELECT name FROM limits WHERE json_extract_string(definition, '$.kind') = 'budget' ORDER BY name LIMIT 200"
 MODELS = (

@@ -104,8 +104,15 @@ _COMMANDS: tuple[tuple[str, _Lines], ...] = (
             ("run NAME [key=value ...]", "a function of yours, or a built-in one; -o VARIABLE keeps its result"),
             ("functions", "the functions that are defined, and their arguments"),
             ("jobs [STATE]", "scheduled functions: pending, in_progress, success, failed or canceled"),
-            ("cancel JOB_ID|CRON", "a scheduled function, or what runs by the clock"),
+            ("cancel ID|CRON", "a scheduled function, a batch, or what runs by the clock"),
             ("crons", "what runs by the clock"),
+        ),
+    ),
+    (
+        "Batches: ai.summarize, ai.map, ai.reduce",
+        (
+            ("batches", "those that ran or run: rows, errors, tokens, cost, why one stopped; ai.pause(ID),"),
+            ("", "ai.resume(ID); a scheduled one is a job, too"),
         ),
     ),
     (

@@ -16,12 +16,12 @@ from typing import Any
 
 import httpx2
 
+from ipyconvexai.ids import uuid_of
 from ipyconvexai.providers.allowances import Said
 from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.network import SentBody
 from ipyconvexai.providers.prices import cost_usd
 from ipyconvexai.providers.reading import Reading, sound
-from ipyconvexai.ids import uuid_of
 from ipyconvexai.settings import Settings, redact, remember_secret
 from ipyconvexai.store.ledger import Intent, Outcome, utc_now
 from ipyconvexai.values import Caller, Replay, Status, Stop
@@ -206,7 +206,8 @@ class KeyMaker:
 
     def __init__(self, identity: str, path: str, body: Callable[[str], dict[str, Any]]) -> None:
         before, mark, after = _canonical(body(_MARK)).partition(json.dumps(_MARK)[1:-1])
-        assert mark and json.dumps(_MARK)[1:-1] not in after
+        assert mark
+        assert json.dumps(_MARK)[1:-1] not in after
         self._begun = hashlib.sha256(b"\0".join((identity.encode(), path.encode(), before.encode())))
         self._after = after.encode()
 

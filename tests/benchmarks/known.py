@@ -48,14 +48,14 @@ def fill(path: str, url: str, count: int) -> None:
             connection.execute(
                 """
                 CREATE OR REPLACE TEMP TABLE fresh AS SELECT uuidv7() AS id, key::UUID AS key FROM made;
-                INSERT INTO requests (id, attempt, sent_at, provider, model, endpoint, stream, cache_key, body, body_size,
-                                      source, session_id)
-                SELECT id, 1, TIMESTAMP '2026-01-01', 'openai', 'x', 'chat/completions', false, key, repeat('b', 600), 600,
-                       'batch', '01990000-0000-7000-8000-000000000000'::UUID FROM fresh;
+                INSERT INTO requests (id, attempt, sent_at, provider, model, endpoint, stream, cache_key, body,
+                                      body_size, source, session_id)
+                SELECT id, 1, TIMESTAMP '2026-01-01', 'openai', 'x', 'chat/completions', false, key, repeat('b', 600),
+                       600, 'batch', '01990000-0000-7000-8000-000000000000'::UUID FROM fresh;
                 INSERT INTO responses (request_id, received_at, status, http_status, text, finish_reason, input_tokens,
                                        output_tokens, cost_usd, body)
-                SELECT id, TIMESTAMP '2026-01-01', 'ok', 200, 'A summary of two sentences. ' || id || ' It is short.', 'stop',
-                       100, 20, 0.0001, repeat('a', 600) FROM fresh;
+                SELECT id, TIMESTAMP '2026-01-01', 'ok', 200, 'A summary of two sentences. ' || id || ' It is short.',
+                       'stop', 100, 20, 0.0001, repeat('a', 600) FROM fresh;
                 """
             )
 

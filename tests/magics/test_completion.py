@@ -308,9 +308,12 @@ def test_a_class_that_fails_when_it_is_looked_at_stops_nothing(
 
 
 # --------------------------------------------------------------------------------------------------- the ledger
+RUNS, RAN = "0199a000-0000-7000-8000-00000000000a", "0199a000-0000-7000-8000-00000000000b"
+
+
 @pytest.fixture
 def kept(tab: Tab) -> None:
-    """A ledger with conversations, prompts and crons."""
+    """A ledger with conversations, prompts, crons and batches."""
     with ai.app().store.transaction() as execute:
         for title in ("talk", "my analysis", 'say "hi"', "line\nend", "talk"):
             sql = "INSERT INTO conversations (id, created_at, title) VALUES (uuid(), now()::TIMESTAMP, ?)"
@@ -320,6 +323,14 @@ def kept(tab: Tab) -> None:
         for name, due in (("nightly", "now()::TIMESTAMP"), ("stopped", "NULL")):
             sql = f"INSERT INTO crons VALUES (?, 'f', '{{}}', '{{}}', NULL, now()::TIMESTAMP, {due}, NULL, NULL, 0, 0)"
             execute.later(sql, [name])
+        for id_, finished in ((RUNS, "NULL"), (RAN, "now()::TIMESTAMP")):
+            counts = ", ".join(["0"] * 9)
+            sql = (
+                "INSERT INTO batches (id, created_at, kind, options, state, total_rows, items, known, done, failed,"
+                " requests, input_tokens, cached_tokens, output_tokens, cost_usd, updated_at, finished_at)"
+                f" VALUES (?::UUID, now()::TIMESTAMP, 'map', '{{}}', 'running', {counts}, 0, now()::TIMESTAMP, {finished})"
+            )
+            execute.later(sql, [id_])
 
 
 @pytest.fixture
@@ -340,7 +351,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
         ("%%ai local --with s", ["summary"]),
         ('%%ai --with="my r', ['"my review"']),
         ("%ai --save my", ['"my review"']),
-        ("%ai cancel ", ["nightly"]),
+        ("%ai cancel ", ["nightly", RUNS]),
+        ("%ai cancel 0199", [RUNS]),
         ("%ai purge --conversation ta", ["talk"]),
     ],
 )

@@ -260,7 +260,11 @@ def test_the_next_keeper_does_it_where_one_is_killed(open_ledger: Callable[[], K
 def test_what_fails_leaves_the_ledger_as_it_was(engine: Engine, monkeypatch: pytest.MonkeyPatch, where: str):
     from ipyconvexai.store import rewriting
 
-    engine.work(lambda c: c.execute("INSERT INTO documents (id, created_at, content, size) VALUES (uuid(), now()::TIMESTAMP, 'x', 1)"))
+    engine.work(
+        lambda c: c.execute(
+            "INSERT INTO documents (id, created_at, content, size) VALUES (uuid(), now()::TIMESTAMP, 'x', 1)"
+        )
+    )
 
     def no_room(*args: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -177,6 +177,11 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]
 _MAGIC = "get_ipython().run_"  # what IPython makes of a magic: no line of the user's
 
 
+def draws_as(interrupt: KeyboardInterrupt, line: str) -> None:
+    """Have IPython show `interrupt` as one line and no stack: it names a class and its own frames else."""
+    interrupt._render_traceback_ = lambda: [f"KeyboardInterrupt: {line}"]  # type: ignore[attr-defined] # IPython's protocol
+
+
 def users_line(tb: TracebackType | None) -> str:
     """``file:line  source`` of the innermost frame outside this package, or an empty string."""
     for frame in reversed(traceback.extract_tb(tb)):

@@ -201,10 +201,14 @@ class RowBatch:
         """Beside the sending, which does not need them. What the ledger could answer is there already."""
         if not self._operation.documents or self._options.recall or self._options.dry_run:
             return
-        texts = [item.text for item in chunk.new if item.text and not (item.result and item.result.known)]
-        if texts:
-            about = {"column": self._operation.columns[0], "from": self._source.description}
-            keep = asyncio.to_thread(self._app.records.add_documents, texts, self._source.kind, about)
+        rows = {item.text: item.rows[0] for item in chunk.new if item.text and not (item.result and item.result.known)}
+
+        def about(text: str) -> dict[str, Any]:
+            where = self._source.locate(rows[text]) or {}
+            return {"from": self._source.description, "column": self._operation.columns[0], **where, "row": rows[text]}
+
+        if rows:
+            keep = asyncio.to_thread(self._app.records.add_documents, rows, self._source.kind, about)
             self._keeping = [task for task in self._keeping if not task.done()]
             self._keeping.append(asyncio.create_task(keep))
 

@@ -27,7 +27,7 @@ from ipyconvexai.batch.planning import plan_of
 from ipyconvexai.batch.progress import Progress
 from ipyconvexai.batch.provider_runner import ProviderRunner
 from ipyconvexai.batch.runner import Chunk, Item, Plan, Runner
-from ipyconvexai.errors import BatchError, BudgetError, CanceledError, Error, InputError
+from ipyconvexai.errors import BatchError, BudgetError, CanceledError, Error, InputError, draws_as
 from ipyconvexai.ids import new_id
 from ipyconvexai.providers.corridor import CALLER
 from ipyconvexai.providers.endpoints import Endpoint
@@ -255,8 +255,9 @@ def run_in_cell(app: App, work: Callable[[Progress, Control], Any], kind: str, o
     bar = Progress(options.progress and not options.dry_run, title=kind, control=control)
     try:
         return app.run(work(bar, control), tick=bar.draw)
-    except KeyboardInterrupt:
-        bar.stopped("Run the cell again to go on: what is answered is in the ledger.")
+    except KeyboardInterrupt as interrupt:
+        bar.stopped()
+        draws_as(interrupt, "the batch was stopped. Run it again to go on: what is answered is not sent again.")
         raise
     finally:
         bar.close()

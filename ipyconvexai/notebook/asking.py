@@ -15,12 +15,12 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from ipyconvexai.errors import Error
+from ipyconvexai.errors import Error, draws_as
 from ipyconvexai.notebook import formats
 from ipyconvexai.notebook.formats import Format, Result
 from ipyconvexai.notebook.options import Options
 from ipyconvexai.notebook.preparing import Prepared, prepare
-from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, display, draws_as, in_kernel
+from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, display, in_kernel
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.reply import Reply
 from ipyconvexai.values import Purse, Replay, Wait

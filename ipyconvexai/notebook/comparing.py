@@ -9,11 +9,11 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from ipyconvexai.errors import CallError, Error
+from ipyconvexai.errors import CallError, Error, draws_as
 from ipyconvexai.notebook.asking import STOPPED, Waiting, from_a_magic, note_of
 from ipyconvexai.notebook.options import Options
 from ipyconvexai.notebook.preparing import Prepared
-from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, draws_as, in_kernel
+from ipyconvexai.notebook.screens import CellScreen, Screen, TerminalScreen, in_kernel
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.providers.calls import CALLER
 from ipyconvexai.values import Stop

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipyconvexai.errors import ConfigurationError, Error, InputError, InvalidAnswerError, ReplayMissError
+from ipyconvexai.errors import ConfigurationError, Error, InputError, InvalidAnswerError, ReplayMissError, draws_as
 from ipyconvexai.notebook.asking import STOPPED, Waiting, from_a_magic, note_of
 from ipyconvexai.notebook.options import Options
-from ipyconvexai.notebook.screens import display, draws_as, in_kernel
+from ipyconvexai.notebook.screens import display, in_kernel
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.values import Replay
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ipyconvexai.errors import draws_as
 from ipyconvexai.notebook import completion
 from ipyconvexai.notebook.options import variable_name
-from ipyconvexai.notebook.screens import display, draws_as
+from ipyconvexai.notebook.screens import display
 from ipyconvexai.notebook.session import Session
 from ipyconvexai.notebook.words import words_of
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TextIO
 
 import IPython.display
 
-__all__ = ["CellScreen", "Pace", "Screen", "TerminalScreen", "draws_as", "in_kernel", "say", "settled"]
+__all__ = ["CellScreen", "Pace", "Screen", "TerminalScreen", "in_kernel", "say", "settled"]
 
 display: Any = IPython.display.display  # has no types
 
@@ -52,11 +52,6 @@ def say(text: str) -> None:
     from ipyconvexai import render
 
     print(render.plain_text(text))
-
-
-def draws_as(interrupt: KeyboardInterrupt, line: str) -> None:
-    """Have IPython show `interrupt` as one line and no stack: it names a class and its own frames else."""
-    interrupt._render_traceback_ = lambda: [f"KeyboardInterrupt: {line}"]  # type: ignore[attr-defined] # IPython's protocol
 
 
 def in_kernel(shell: Any) -> bool:

@@ -11,7 +11,7 @@ import datetime
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ipyconvexai.ids import uuid_of
@@ -276,17 +276,28 @@ class Ledger:
         receipt.result()
 
     def add_documents(
-        self, contents: Iterable[str], source: str | None = None, metadata: Mapping[str, Any] | None = None
+        self,
+        contents: Iterable[str],
+        source: str | None = None,
+        about: Callable[[str], Mapping[str, Any]] | None = None,
     ) -> list[str]:
         """Keep each distinct text as a document; gives their ids, in order.
 
-        `source` and `metadata` say where one was first met: a later meeting changes nothing.
+        `source`, and the metadata that `about` gives of a text, say where it was first met: a later meeting changes
+        nothing.
         """
         texts = {document_id(content): content for content in contents}
         now, full = utc_now(), self._keeps_content(None)
-        about = None if metadata is None else redact(json.dumps(metadata, ensure_ascii=False, default=str))
         rows = [
-            (key, now, redact(text) if full else None, len(text), source, content_hash(text), about)
+            (
+                key,
+                now,
+                redact(text) if full else None,
+                len(text),
+                source,
+                content_hash(text),
+                None if about is None else redact(json.dumps(about(text), ensure_ascii=False, default=str)),
+            )
             for key, text in texts.items()
         ]
         columns = ("id", "created_at", "content", "size", "source", "content_hash", "metadata")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from typing import Any
 
@@ -113,6 +114,25 @@ def test_details_are_further_columns(app: ai.App, endpoint: Endpoint):
     assert set(result["summary_request_id"].dropna()) == known
     again = ai.summarize(frame, "text", progress=False, details=("tokens", "cost"))
     assert again["summary_cost"].tolist()[:2] == result["summary_cost"].tolist()[:2], "what it cost when it was sent"
+
+
+def test_documents_and_their_summaries_are_rows(app: ai.App, endpoint: Endpoint):
+    frame = pd.DataFrame({"text": ["first text", "second text", "first text"]})
+    result = ai.summarize(frame, "text", progress=False, details="request_id")
+    rows = ai.ledger.sql(
+        """
+        SELECT d.content, d.size, d.source, d.content_hash, d.metadata->>'$.column', (d.metadata->>'$.row')::INTEGER,
+               i.row_numbers, i.request_id::VARCHAR, c.text
+        FROM documents d JOIN batch_items i ON i.document_id = d.id JOIN calls c ON c.id = i.request_id
+        ORDER BY d.content
+        """
+    ).fetchall()
+    answers, requests = result["summary"].tolist(), result["summary_request_id"].tolist()
+    hashes = [hashlib.sha256(text.encode()).hexdigest() for text in ("first text", "second text")]
+    assert rows == [
+        ("first text", 10, "pandas DataFrame", hashes[0], "text", 0, [0, 2], requests[0], answers[0]),
+        ("second text", 11, "pandas DataFrame", hashes[1], "text", 1, [1], requests[1], answers[1]),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- money

@@ -143,20 +143,6 @@ def test_jobs_are_listed_and_canceled(run: Run, shell: InteractiveShell, capsys:
     assert isinstance(run(f"%ai cancel {'0' * 8}-0000-7000-8000-{'0' * 12}"), errors.NotFoundError)
 
 
-def test_batches_are_listed_and_canceled(run: Run, capsys: pytest.CaptureFixture[str]):
-    assert run("%ai batches") is None
-    assert capsys.readouterr().out == 'No batch was run yet: ai.summarize(df, "text") is one.\n'
-    ai.map(pd.DataFrame({"word": ["tide", "moon"]}), "Translate: {word}", progress=False)
-    assert run("%ai batches") is None
-    listed = capsys.readouterr().out
-    assert "Translate: {word}" in listed
-    assert "done" in listed
-    (batch,) = ai.batches()
-    assert run(f"%ai cancel {batch[0]}") is None
-    assert capsys.readouterr().out == f"batch {batch[0]}: done\n"
-    assert type(run("%ai batches --all")).__name__ == "UsageError"
-
-
 def test_a_cron_is_stopped_by_its_name(run: Run, capsys: pytest.CaptureFixture[str]):
     def add(name: str) -> None:
         now = "now()::TIMESTAMP"

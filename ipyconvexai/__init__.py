@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from ipyconvexai.application import App as App
     from ipyconvexai.application import app as app
     from ipyconvexai.application import connect as connect
+    from ipyconvexai.batch.job import Job as Job
+    from ipyconvexai.batch.job import job as job
     from ipyconvexai.batch.mapping import amap as amap
     from ipyconvexai.batch.mapping import map as map
     from ipyconvexai.batch.planning import estimate as estimate
     from ipyconvexai.batch.reduce import areduce as areduce
     from ipyconvexai.batch.reduce import reduce as reduce
-    from ipyconvexai.batch.schedule import Job as Job
-    from ipyconvexai.batch.schedule import job as job
     from ipyconvexai.batch.schedule import schedule as schedule
     from ipyconvexai.batch.summarize import asummarize as asummarize
     from ipyconvexai.batch.summarize import summarize as summarize
@@ -86,7 +86,7 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "Failure": "values",
     "Id": "tables.ids",
     "Index": "tables.model",
-    "Job": "batch.schedule",
+    "Job": "batch.job",
     "Message": "tables.builtin",
     "OpenAI": "providers.clients",
     "Page": "tables.query",
@@ -115,7 +115,7 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "doctor": "api",
     "estimate": "batch.planning",
     "generate": "api",
-    "job": "batch.schedule",
+    "job": "batch.job",
     "jobs": "api",
     "live": "notebook.live",
     "map": "batch.mapping",

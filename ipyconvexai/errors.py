@@ -186,6 +186,7 @@ def users_line(tb: TracebackType | None) -> str:
     """``file:line  source`` of the innermost frame outside this package, or an empty string."""
     for frame in reversed(traceback.extract_tb(tb)):
         foreign = frame.filename.startswith(_HERE) or f"{os.sep}site-packages{os.sep}" in frame.filename
+        foreign = foreign or (frame.filename, frame.name) == ("<string>", "__init__")  # which a dataclass has written
         if not foreign and f"{os.sep}lib{os.sep}python" not in frame.filename and _MAGIC not in (frame.line or ""):
             return f"{os.path.basename(frame.filename)}:{frame.lineno}  {frame.line or ''}".rstrip()
     return ""

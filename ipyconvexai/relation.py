@@ -38,6 +38,13 @@ class Relation:
         import pyarrow as pa
 
         table = pa.table({name: [row[index] for row in rows] for index, name in enumerate(columns)})
+        return cls.of_table(table, caption=caption)
+
+    @classmethod
+    def of_table(cls, table: pa.Table, *, caption: str = "") -> Relation:
+        """Of a pyarrow table."""
+        import pyarrow as pa
+
         sink = io.BytesIO()
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)

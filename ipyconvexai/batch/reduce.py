@@ -20,12 +20,13 @@ from ipyconvexai.batch.columns import Output, array_of
 from ipyconvexai.batch.control import Control
 from ipyconvexai.batch.details import beside, columns_beside, error_text
 from ipyconvexai.batch.long_texts import parts_size
+from ipyconvexai.batch.opening import open_source
 from ipyconvexai.batch.options import Options, with_options
 from ipyconvexai.batch.progress import Progress
 from ipyconvexai.batch.reducing import reduce_rows
 from ipyconvexai.batch.runner import Chunk, Item
 from ipyconvexai.batch.running import Batch, run_in_cell
-from ipyconvexai.batch.sources import Source, open_source
+from ipyconvexai.batch.sources import Source
 from ipyconvexai.errors import InputError
 from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.relation import Relation

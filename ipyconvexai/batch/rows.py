@@ -17,11 +17,12 @@ from ipyconvexai.batch.batches import Entry
 from ipyconvexai.batch.columns import Output
 from ipyconvexai.batch.control import Control
 from ipyconvexai.batch.details import beside, columns_beside, error_column
+from ipyconvexai.batch.opening import open_source
 from ipyconvexai.batch.options import Options
 from ipyconvexai.batch.progress import Progress
 from ipyconvexai.batch.runner import Chunk, Item
 from ipyconvexai.batch.running import Batch, Operation, run_in_cell
-from ipyconvexai.batch.sources import Sink, Source, open_source
+from ipyconvexai.batch.sources import Sink, Source
 from ipyconvexai.errors import Error, InputError
 
 __all__ = ["RowBatch", "RowOperation", "arun", "run"]

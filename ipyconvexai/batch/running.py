@@ -190,6 +190,19 @@ class Batch:
             sends=options.recall is None,
         )
 
+    def _policy(self) -> Replay:
+        """Answers of the ledger were looked up for all rows together: whatever is asked of the corridor is to be sent,
+        but where nothing may be."""
+        policy = self.options.policy or CALLER.get().replay or self.app.settings.replay
+        if policy is not Replay.ONLY:
+            return Replay.OFF
+        if self.options.fresh or self.options.retry_failed:
+            raise InputError(
+                "replay is 'only', and fresh=True and retry_failed=True send",
+                cure='Leave them out, or let it send: ai.app().set_replay("off").',
+            )
+        return policy
+
     def _caller(self, bar: Progress, engine: Any) -> Caller:
         caller = CALLER.get()
         return replace(
@@ -198,7 +211,7 @@ class Batch:
             source="schedule" if self.options.job else "batch",
             batch_id=self.id,
             retries=max(RETRIES, self.app.settings.retries),
-            replay=Replay.OFF if self.options.fresh or self.options.retry_failed else self.options.policy,
+            replay=self._policy(),
             patience=self.options.patience,
             on_wait=bar.wait,
             send=None if engine is None else engine.send,

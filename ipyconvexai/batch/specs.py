@@ -26,7 +26,7 @@ from ipyconvexai.functions.registry import Function, Kind, of
 from ipyconvexai.functions.validation import nearest
 from ipyconvexai.relation import Relation
 
-__all__ = ["OPERATIONS", "Kept", "Spec", "keep_data", "kind_of", "look_at", "opened", "plain", "revived"]
+__all__ = ["OPERATIONS", "Kept", "Spec", "keep_data", "kind_of", "look_at", "opened", "plain", "revived", "spec_of"]
 
 OPERATIONS = ("summarize", "map", "reduce")
 _NOT_LATER = {"dry_run": "a dry run says what it would take now", "resume": "what is answered is never sent again"}
@@ -298,3 +298,11 @@ def opened(app: App, data: Mapping[str, str]) -> Any:
     if "query" in data:
         return _rows_of(app, of(data["query"]))
     return data["path"]
+
+
+def spec_of(args: str) -> Spec | None:
+    """What stands in a row's arguments; None where it was removed."""
+    try:
+        return Spec.of(json.loads(args)["spec"])
+    except (KeyError, ValueError, TypeError):
+        return None

@@ -48,7 +48,7 @@ from ipyconvexai.providers.flights import Flights
 from ipyconvexai.providers.reading import Reading, comes_in_events, error_of, read_answer, reads_as_json
 from ipyconvexai.providers.retry import LONGEST_PAUSE, pause_before_retry, retry_after
 from ipyconvexai.providers.streams import Download, RecordedStream
-from ipyconvexai.providers.turns import Turns, note_of, said_by
+from ipyconvexai.providers.turns import Turns, note_of
 from ipyconvexai.settings import Settings, redact_bytes
 from ipyconvexai.store.ledger import Ledger, Outcome, Recording
 from ipyconvexai.values import Caller, Replay, Status, Usage, Wait
@@ -56,6 +56,7 @@ from ipyconvexai.values import Caller, Replay, Status, Usage, Wait
 __all__ = ["CALLER", "REPLAYED_HEADER", "REQUEST_ID_HEADER", "Call", "Corridor", "Send", "body_bytes", "cache_key"]
 
 
+PATIENCE = 4  # times as many attempts after refusals, where the caller is patient
 MOST_UNSETTLED = 256  # outcomes kept for a ledger that cannot write: disk full, say
 
 
@@ -217,14 +218,17 @@ class Corridor:
             status = attempt.response.status_code
             if status < 400:
                 return None
+        patience = call.caller.patience
+        # Where somebody is patient, refusals are no reason to give up soon: they cost nothing and say when to come.
+        asked_to_wait = status == 429 and patience is not None and retry_after(attempt.headers) is not None
         return pause_before_retry(
             call.attempt,
-            call.retries,
+            PATIENCE * call.retries if asked_to_wait else call.retries,
             status=status,
             code=attempt.error_code,
             headers=attempt.headers,
             random=self._rand,
-            longest=LONGEST_PAUSE if call.caller.patience is None else call.caller.patience,
+            longest=LONGEST_PAUSE if patience is None else patience,
         )
 
     async def _admit(self, call: Call) -> None:
@@ -287,7 +291,7 @@ class Corridor:
             self._turns.check(call)
             call.sent = self._clock()  # waiting for its turn is not the provider's time
             inner = await (call.send or self._send)(call.sending)
-            call.said = said_by(inner)
+            self._turns.hear(call, inner)
             if _is_stream(call, inner) or (call.is_download and inner.status_code < 300):
                 return inner, None
             try:

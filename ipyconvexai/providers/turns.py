@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
@@ -27,7 +28,7 @@ from ipyconvexai.settings import Settings
 from ipyconvexai.store.ledger import Ledger, Outcome
 from ipyconvexai.values import Status, Usage, Wait
 
-__all__ = ["Late", "Turns", "note_of", "said_by"]
+__all__ = ["Late", "Turns", "note_of"]
 
 LEAST_JITTER, JITTER, MOST_JITTER = 0.02, 0.05, 0.25  # seconds, part of the wait, seconds
 NO_PRICE = "price_unknown"
@@ -35,14 +36,29 @@ _FREE = (Status.ERROR, Status.REFUSED)  # providers do not bill what they refuse
 WORTH_TELLING = 1.0  # seconds
 TELLS_AGAIN = 15.0  # seconds after which a wait is told anew, with what is left of it
 MOST_TOKENS = 2**31 - 1  # what the column holds
+EVERYBODYS = 0.5  # part of the last answers that were refusals from which on a pause is everybody's
+LAST_ANSWERS = 20  # about
 
 _log = logging.getLogger("ipyconvexai.limits")
 
 Write = Callable[[Call, dict[str, Any]], Awaitable[None]]
+Where = tuple[str, str, str]  # provider, base URL, model
 
 
 class Late(Exception):
     """Too much time has passed since the call was admitted."""
+
+
+@dataclass(slots=True)
+class _Refusals:
+    """Which part of the last answers of a provider were refusals (429)."""
+
+    part: float = 0.0
+    answers: int = 0
+
+    def count(self, refused: bool) -> None:
+        self.answers = min(self.answers + 1, LAST_ANSWERS)
+        self.part += (refused - self.part) / self.answers
 
 
 class Turns:
@@ -62,6 +78,7 @@ class Turns:
         self._estimates = Estimates()
         self._recalls: dict[Key, asyncio.Task[tuple[int, float, float] | None]] = {}
         self._waits: dict[int, Wait] = {}
+        self._refusals: dict[Where, _Refusals] = {}
 
     @property
     def waits(self) -> list[Wait]:
@@ -233,6 +250,19 @@ class Turns:
             task.add_done_callback(lambda done: self._recalls.pop(key, None))
         return await asyncio.shield(task)
 
+    def hear(self, call: Call, response: httpx2.Response) -> None:
+        """Keep what the provider says of its limits with its answer.
+
+        That it asks to wait concerns everybody where it refuses most calls. Where most of them are answered it is the
+        one call that waits: if each refusal stopped all, a provider that refuses now and then would stand still.
+        """
+        call.said = _said_by(response)
+        refused = response.status_code == 429
+        refusals = self._refusals.setdefault(_where(call), _Refusals())
+        refusals.count(refused)
+        if call.said is not None and call.said.pause is not None and refusals.part < EVERYBODYS:
+            call.said = replace(call.said, pause=None)
+
     def learn(self, call: Call, outcome: Outcome) -> None:
         if call.caller.purse is not None:
             failed = outcome.cost_usd is None and outcome.status in _FREE
@@ -271,8 +301,11 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
 
 
-def said_by(response: httpx2.Response) -> Said | None:
-    """What the provider says of its limits with an answer."""
+def _where(call: Call) -> Where:
+    return call.endpoint.provider, call.endpoint.identity, call.model or ""
+
+
+def _said_by(response: httpx2.Response) -> Said | None:
     headers = response.headers
     if response.status_code == 429 or any(b"ratelimit" in name.lower() for name, _ in headers.raw):
         return allowances.read(headers, response.status_code)
@@ -283,5 +316,4 @@ def note_of(call: Call) -> dict[str, Any] | None:
     """The same, as it travels beside the outcome."""
     if call.said is None:
         return None
-    where = (call.endpoint.provider, call.endpoint.identity, call.model or "")
-    return {"where": where, "said": call.said.text, "pause": call.said.pause, "by": call.first_id}
+    return {"where": _where(call), "said": call.said.text, "pause": call.said.pause, "by": call.first_id}

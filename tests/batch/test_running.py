@@ -174,6 +174,25 @@ def test_a_budget_needs_a_price(app: ai.App, endpoint: Endpoint):
 
 
 # ------------------------------------------------------------------------------------------------- what goes on
+def test_nothing_is_sent_where_only_the_ledger_may_answer(app: ai.App, endpoint: Endpoint):
+    ai.summarize(frame_of(2), "text", progress=False)
+    app.set_replay("only")
+    result = ai.summarize(frame_of(3), "text", progress=False)
+    assert result["summary"].notna().tolist() == [True, True, False]
+    assert result["summary_error"].str.startswith("replay_miss").tolist()[2:] == [True]
+    with pytest.raises(errors.InputError, match="'only'"):
+        ai.summarize(frame_of(3), "text", progress=False, fresh=True)
+    assert endpoint.count == 2
+
+
+def test_what_is_answered_needs_no_key(app: ai.App, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch):
+    first = ai.summarize(frame_of(2), "text", progress=False)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    pd.testing.assert_frame_equal(ai.summarize(frame_of(2), "text", progress=False), first)
+    with pytest.raises(errors.MissingKeyError):
+        ai.summarize(frame_of(3), "text", progress=False)
+
+
 def test_a_batch_is_not_resumed_with_other_data_or_another_question(app: ai.App, endpoint: Endpoint):
     ai.summarize(frame_of(5), "text", progress=False, resume=None)
     batch = ai.batches().df()["id"].iloc[0]

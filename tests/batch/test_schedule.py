@@ -418,7 +418,7 @@ def test_a_ledger_that_is_busy_is_waited_for(app: ai.App, monkeypatch: pytest.Mo
             raise errors.LedgerLockedError("another program holds it", cure="Wait.")
         return real(*args)
 
-    monkeypatch.setattr("ipyconvexai.batch.schedule.opened", busy)
+    monkeypatch.setattr("ipyconvexai.batch.performing.opened", busy)
     job = ai.schedule(ai.summarize, frame(), "text", notify=url)
     sql = "SELECT state FROM scheduled_functions WHERE id = ?::UUID AND errors LIKE '%ledger_locked%'"
     assert wait_for(lambda: app.store.read(sql, [job.id]), "the first attempt to fail") == [("pending",)]
@@ -431,7 +431,7 @@ def test_what_may_be_repeated_elsewhere_is_final_here(app: ai.App, monkeypatch: 
     def away(*args: Any) -> Any:
         raise errors.UnreachableError("nobody is there")
 
-    monkeypatch.setattr("ipyconvexai.batch.schedule.opened", away)
+    monkeypatch.setattr("ipyconvexai.batch.performing.opened", away)
     job = ai.schedule(ai.summarize, frame(), "text")
     assert job.wait(SOON) == "failed"
     assert app.store.read("SELECT attempts FROM scheduled_functions WHERE id = ?::UUID", [job.id]) == [(1,)]

@@ -21,7 +21,8 @@ import pytest
 import ipyconvexai as ai
 from ipyconvexai import errors
 from ipyconvexai.batch.columns import Output
-from ipyconvexai.batch.sources import Source, cells, open_source
+from ipyconvexai.batch.opening import open_source
+from ipyconvexai.batch.sources import Source, cells
 from ipyconvexai.store import files as stored
 
 TEXTS = ["one", "two", None, "four", "five"]
@@ -467,7 +468,7 @@ MEASURED = """
 import re, sys
 from pathlib import Path
 from ipyconvexai.batch.columns import Output
-from ipyconvexai.batch.sources import open_source
+from ipyconvexai.batch.opening import open_source
 source = open_source(sys.argv[1])
 sink = source.sink([Output("summary"), Output("error")])
 for chunk in source.chunks(["text"], 16_384):

@@ -170,7 +170,7 @@ def with_options(function: F) -> F:
     """Show the shared options in the signature and the help of `function`, whose docstring has ``{options}``."""
     own = inspect.signature(function)
     parameters = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    hidden = {"params", "job", "recall", "check"}
+    hidden = {"params", "job", "recall", "check"} | ({"progress"} if inspect.iscoroutinefunction(function) else set())
     shared = [
         inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
         for one in dataclasses.fields(Options)

@@ -147,7 +147,8 @@ class Runner:
         self._retired = asyncio.Event()
         self._unsettled = 0
         self._all_read = False
-        self._sending = 0
+        self._gate = _Gate(plan.concurrency, control)
+        self._asking = 0  # requests that were begun, whether or not they have passed the gate
         self._paid = asyncio.Event()  # something was settled, so that there may be more in the purse
         self._parked: tuple[float, Error] | None = None
         self.over: Error | None = None  # why nothing more is sent
@@ -155,7 +156,7 @@ class Runner:
     @property
     def sending(self) -> int:
         """Requests that are being answered."""
-        return self._sending
+        return self._gate.inside
 
     async def run(self, chunks: AsyncIterator[Chunk], retire: Callable[[Chunk], Awaitable[None]]) -> None:
         """Run the tasks of `chunks`; `retire` is given each when all its inputs have results, in order.
@@ -163,8 +164,7 @@ class Runner:
         Raises:
             StoreError: the ledger cannot record: nothing more is sent.
         """
-        gate = _Gate(self.plan.concurrency, self.control)
-        CALLER.set(dataclasses.replace(self.plan.caller, gate=gate))
+        CALLER.set(dataclasses.replace(self.plan.caller, gate=self._gate))
         await _all([self._read(chunks), self._give_back(retire), *(self._work() for _ in range(self._workers))])
 
     # ------------------------------------------------------------------------------------------ chunks
@@ -348,13 +348,13 @@ class Runner:
 
     async def _exchange(self, ask: Ask) -> Done:
         assert self._client is not None
-        self._sending += 1
+        self._asking += 1
         try:
             answer = await chat(self._client, self.endpoint, ask.body(), self.plan.timeout)
         except (CallError, InputError) as error:  # of this row; whatever else happens (no key, say) is everybody's
             return self._failed(error)
         finally:
-            self._sending -= 1
+            self._asking -= 1
         usage = answer.reading.usage
         return Done.of_answer(
             answer.reading.text,
@@ -386,7 +386,7 @@ class Runner:
             return Done(error=self.over)
         token = new_id()
         while not purse.take(token, cost):
-            if self._sending == 0:
+            if self._asking == 0:
                 self.over = self.over or _spent(purse, cost)
             if self.over is not None:
                 return Done(error=self.over)
@@ -410,9 +410,10 @@ async def _advance(item: Item) -> None:
 
 
 class _Gate:
-    """A semaphore that lets nobody pass during a pause."""
+    """A semaphore that lets nobody pass during a pause. `inside` are those who did and have not left."""
 
     def __init__(self, places: int, control: Control) -> None:
+        self.inside = 0
         self._places = asyncio.Semaphore(places)
         self._control = control
 
@@ -424,8 +425,10 @@ class _Gate:
             except BaseException:
                 self._places.release()
                 raise
+        self.inside += 1
 
     def release(self) -> None:
+        self.inside -= 1
         self._places.release()
 
 

@@ -29,6 +29,7 @@ from ipyconvexai.values import Caller, Replay, Status, Stop
 __all__ = [
     "CALLER",
     "NOT_SENT",
+    "READING",
     "REPLAYED_HEADER",
     "REQUEST_ID_HEADER",
     "Call",
@@ -49,6 +50,8 @@ CALLER: ContextVar[Caller] = ContextVar("ipyconvexai_caller", default=Caller()) 
 
 REQUEST_ID_HEADER = "x-ipyconvexai-request-id"  # on every answer: its row in `requests`
 REPLAYED_HEADER = "x-ipyconvexai-replayed"
+READING = "ipyconvexai_reading"  # an extension of answers that came whole: what was read from it
+_REQUEST_ID = REQUEST_ID_HEADER.encode()
 
 NOT_SENT = "not_sent"  # the error code of an attempt that was given up before anything was sent
 
@@ -317,14 +320,14 @@ def _cost(call: Call, reading: Reading) -> float | None:
 # ---------------------------------------------------------------------------------------------- requests and answers
 def rebuilt(call: Call, inner: httpx2.Response, stream: httpx2.AsyncByteStream | httpx2.ByteStream) -> httpx2.Response:
     """The answer that is handed out: the provider's, with a body of ours."""
-    # As bytes: what a provider puts there need not be ASCII.
-    headers = httpx2.Headers(
-        [(name, value) for name, value in inner.headers.raw if name.lower() not in _NO_LONGER_TRUE]
-    )
+    ours: list[tuple[bytes, bytes]] = []
     if call.request_id:
-        headers[REQUEST_ID_HEADER] = call.request_id
+        ours.append((_REQUEST_ID, call.request_id.encode()))
     if inner.status_code >= 400:
-        headers["x-should-retry"] = "false"  # retries are the corridor's: the SDK's own are off
+        ours.append((b"x-should-retry", b"false"))  # retries are the corridor's: the SDK's own are off
+    gone = (*_NO_LONGER_TRUE, *(name for name, _ in ours))
+    # As bytes: what a provider puts there need not be ASCII.
+    headers = [(name, value) for name, value in inner.headers.raw if name.lower() not in gone] + ours
     return httpx2.Response(
         inner.status_code, headers=headers, stream=stream, request=call.request, extensions=_extensions(inner)
     )

@@ -29,6 +29,7 @@ from ipyconvexai.providers import faults
 from ipyconvexai.providers.calls import (
     CALLER,
     NOT_SENT,
+    READING,
     REPLAYED_HEADER,
     REQUEST_ID_HEADER,
     Call,
@@ -53,7 +54,17 @@ from ipyconvexai.settings import Settings, redact_bytes
 from ipyconvexai.store.ledger import Ledger, Outcome, Recording
 from ipyconvexai.values import Caller, Replay, Status, Usage, Wait
 
-__all__ = ["CALLER", "REPLAYED_HEADER", "REQUEST_ID_HEADER", "Call", "Corridor", "Send", "body_bytes", "cache_key"]
+__all__ = [
+    "CALLER",
+    "READING",
+    "REPLAYED_HEADER",
+    "REQUEST_ID_HEADER",
+    "Call",
+    "Corridor",
+    "Send",
+    "body_bytes",
+    "cache_key",
+]
 
 
 PATIENCE = 4  # times as many attempts after refusals, where the caller is patient
@@ -123,8 +134,8 @@ class Corridor:
         self, request: httpx2.Request, endpoint: Endpoint, caller: Caller, retries: int, send: Send | None = None
     ) -> Call:
         """Describe a request whose body has been read; `send`: another network than the corridor's."""
-        if caller.notebook is None and caller.cell_id is None:
-            caller = replace(caller, **place.here())
+        if caller.notebook is None and caller.cell_id is None and (here := place.here()):
+            caller = replace(caller, **here)
         return describe(request, endpoint, caller, settings=self._settings, retries=retries, send=send)
 
     async def handle(self, call: Call) -> httpx2.Response:
@@ -317,6 +328,7 @@ class Corridor:
         status = Status.ERROR if failed or reading.error_message else Status.OK
         await self._settle(call, self._outcome(call, status, reading, inner, content))
         answer = rebuilt(call, inner, httpx2.ByteStream(content))
+        answer.extensions[READING] = reading
         return _Attempt(answer, error_code=reading.error_code, headers=inner.headers)
 
     def _open_stream(self, call: Call, inner: httpx2.Response) -> httpx2.Response:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ipyconvexai.errors import Error, InvalidAnswerError
 from ipyconvexai.providers.clients import AsyncOpenAI
-from ipyconvexai.providers.corridor import REPLAYED_HEADER, REQUEST_ID_HEADER
+from ipyconvexai.providers.corridor import READING, REPLAYED_HEADER, REQUEST_ID_HEADER
 from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.faults import broken_off, translate
 from ipyconvexai.providers.prices import cost_usd
@@ -55,7 +55,8 @@ async def chat(client: AsyncOpenAI, endpoint: Endpoint, body: dict[str, Any], ti
         response = await client.post_json("/chat/completions", body, timeout)
     except Exception as error:
         raise _translated(error, endpoint) from None
-    return _answered(endpoint, read_answer(response.content, _PATH), response.headers, response.content)
+    reading = response.extensions.get(READING) or read_answer(response.content, _PATH)
+    return _answered(endpoint, reading, response.headers, response.content)
 
 
 async def stream(

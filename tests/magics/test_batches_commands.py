@@ -1,4 +1,4 @@
-"""``%ai batches`` and ``%ai cancel`` of one that runs, in a real IPython shell; the model is a double over real HTTP."""
+"""``%ai batches``, and ``%ai cancel`` of one that runs, in a real IPython shell; the model is a double over HTTP."""
 
 from __future__ import annotations
 

@@ -328,7 +328,8 @@ def kept(tab: Tab) -> None:
             sql = (
                 "INSERT INTO batches (id, created_at, kind, options, state, total_rows, items, known, done, failed,"
                 " requests, input_tokens, cached_tokens, output_tokens, cost_usd, updated_at, finished_at)"
-                f" VALUES (?::UUID, now()::TIMESTAMP, 'map', '{{}}', 'running', {counts}, 0, now()::TIMESTAMP, {finished})"
+                f" VALUES (?::UUID, now()::TIMESTAMP, 'map', '{{}}', 'running', {counts}, 0, now()::TIMESTAMP,"
+                f" {finished})"
             )
             execute.later(sql, [id_])
 

@@ -254,7 +254,7 @@ def cancel(job: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- batches
-BATCHES_SHOWN = "id created_at kind input state rows items known failed tokens cost_usd model seconds".split()
+BATCHES_SHOWN = "short_id created_at kind input state rows items known failed tokens cost_usd model seconds".split()
 
 
 def batches(limit: int | None = 100) -> Relation:
@@ -263,11 +263,15 @@ def batches(limit: int | None = 100) -> Relation:
     Those that run are up to date within two seconds, whatever process runs them. The rows of one are
     ``ai.ledger.sql("SELECT * FROM batch_results WHERE batch_id = '...' ORDER BY row_number")``.
 
+    The end of an id, as it is shown, stands for it in ``ai.pause``, ``ai.resume``, ``ai.cancel`` and ``resume=``.
+
     Args:
         limit: at most so many rows; None for all.
     """
     from ipyconvexai.store.batch_rows import BATCHES_SQL
 
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise InputError(f"limit={limit!r} is no number of rows", cure="Use a whole number, or None for all.")
     sql = BATCHES_SQL + (f" LIMIT {int(limit)}" if limit is not None else "")
     return Relation(app().records.arrow(sql), caption="batches", shown=BATCHES_SHOWN)
 

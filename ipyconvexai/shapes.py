@@ -120,7 +120,7 @@ def _model(text: str, names: Mapping[str, Any]) -> Any:
     for part in _parts(text):
         match = _FIELD.fullmatch(part)
         if match is None or keyword.iskeyword(match[1]) or match[1].startswith("_"):
-            raise InputError(f"schema= cannot read {part.strip()!r}", cure=_EXAMPLE)
+            raise InputError(f"schema= cannot read {part.strip()!r} (a comma ends a field)", cure=_EXAMPLE)
         if match[1] in fields:
             raise InputError(f"schema= has the field {match[1]!r} twice", cure="Name each field once.")
         fields[match[1]] = (_type_of_field(match[2], names), pydantic.Field(description=match[3] or None))

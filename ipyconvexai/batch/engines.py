@@ -73,7 +73,7 @@ def open_engine(engine: Any, concurrency: int) -> Engine | None:
         return None
     if isinstance(engine, str):
         if engine != "dask":
-            near = difflib.get_close_matches(engine.lower(), ["dask"], 1)
+            near = difflib.get_close_matches(engine.lower(), ["dask", "openai-batch"], 1)
             meant = f'Did you mean "{near[0]}"? ' if near else ""
             raise InputError(f"engine={engine!r} is not known", cure=f"{meant}{_KNOWN}")
         return _open_dask(concurrency)
@@ -90,7 +90,10 @@ def open_engine(engine: Any, concurrency: int) -> Engine | None:
     return _ExecutorEngine(engine, concurrency)
 
 
-_KNOWN = 'Use "dask", a dask.distributed.Client or a concurrent.futures executor; leave it out to send from here.'
+_KNOWN = (
+    'Use "dask", a dask.distributed.Client, a concurrent.futures executor, or "openai-batch" for the provider\'s Batch'
+    " API; leave it out to send from here."
+)
 
 
 # ---------------------------------------------------------------------------------------------- executors

@@ -33,6 +33,7 @@ class Map:
     """The operation: a row's text is what the template makes of its columns, without the part that all have."""
 
     kind = "map"
+    unit = "rows"
     documents = False
 
     def __init__(

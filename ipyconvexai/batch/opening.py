@@ -120,7 +120,13 @@ def _of_pattern(path: str | os.PathLike[str]) -> Source:
 
 
 def _of_paths(paths: Sequence[Any]) -> Source:
+    from ipyconvexai.store.files import format_of
+
     given = [os.path.expanduser(os.fspath(path)) for path in paths]
+    if format_of(given[0]) is None and not os.path.exists(given[0]):
+        raise InputError(
+            "a list is neither a frame nor a list of files", cure='Make it a frame: pd.DataFrame({"text": texts}).'
+        )
     for path in given:
         _check_path(path)
     return FileSource(given, f"{given[0]} and {len(given) - 1} more" if len(given) > 1 else given[0])

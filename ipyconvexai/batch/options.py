@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import math
 import os
@@ -34,6 +35,8 @@ _RESERVED = frozenset(
     "base_url conversation column df data into key_variable messages n on_limit prompt response_format retries schema"
     " stream stream_options system template".split()
 )
+
+_OF_OPERATIONS = ("into", "system", "prompt", "schema", "by", "template")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,6 +77,9 @@ class Options:
         params = {name: value for name, value in options.items() if name not in _NAMES}
         if reserved := sorted(_RESERVED & set(params)):
             raise InputError(f"{kind} takes no {reserved[0]}=", cure=f"help(ai.{kind}) lists what it takes.")
+        for name in params:  # a mistyped option would go to the provider, and all would be asked and paid anew
+            if near := difflib.get_close_matches(name, [*_NAMES, *_OF_OPERATIONS], n=1, cutoff=0.8):
+                raise InputError(f"{kind} takes no {name}=", cure=f"Did you mean {near[0]}=? Nothing was sent.")
         made = cls(**own, params=plain_params(params))
         made._check()
         return made

@@ -15,6 +15,7 @@ from ipyconvexai.batch.asks import Ask
 from ipyconvexai.batch.estimate import Estimate, Sample, estimate_of
 from ipyconvexai.batch.options import PROVIDERS_BATCH, Options, concurrency_at
 from ipyconvexai.batch.runner import Chunk, Item
+from ipyconvexai.errors import InputError
 from ipyconvexai.providers.endpoints import Endpoint
 
 __all__ = ["estimate", "plan_of"]
@@ -28,7 +29,7 @@ async def plan_of(app: App, endpoint: Endpoint, chunks: AsyncIterator[Chunk], op
     sample: Sample[Ask] = Sample()
     rows = inputs = known = requests = length = 0
     async for chunk in chunks:
-        rows += len(chunk.rows)
+        rows += len(chunk.rows) if chunk.size is None else chunk.size
         inputs += len(chunk.new)
         asks = await asyncio.to_thread(lambda new: [_begun(item) for item in new], chunk.new)
         keys = [ask.key for some in asks for ask in some]
@@ -65,7 +66,7 @@ def _begun(item: Item) -> list[Ask]:
     return list(item.asks)
 
 
-def estimate(fn: Any, df: Any, *arguments: Any, **options: Any) -> Estimate:
+def estimate(fn: Any, df: Any = None, *arguments: Any, **options: Any) -> Estimate:
     """What a batch would take: requests, tokens, US dollars and time; nothing is sent.
 
     ``ai.estimate(ai.summarize, df, "text", model="openai:gpt-5-mini")`` is the same as
@@ -80,5 +81,10 @@ def estimate(fn: Any, df: Any, *arguments: Any, **options: Any) -> Estimate:
     Raises:
         InputError, ConfigurationError: as that would.
     """
+    if getattr(fn, "__module__", "").rpartition(".")[0] != __package__ or not hasattr(fn, "__signature__"):
+        raise InputError(
+            f"ai.estimate wants a batch and what it takes, and not {type(fn).__name__}",
+            cure='For example: ai.estimate(ai.summarize, df, "text"), or df.ai.estimate(ai.summarize, "text").',
+        )
     made: Estimate = fn(df, *arguments, **{**options, "dry_run": True})
     return made

@@ -122,6 +122,10 @@ class Progress:
         self._count.known += known
         self._count.spared += done
 
+    def failed(self, rows: int) -> None:
+        """So many of the rows that need no answer are errors: they hold no text."""
+        self._count.fail(rows)
+
     def settled(self, result: Result, rows: int = 1) -> None:
         """An input, which `rows` rows have, has its result. One that nothing was sent for counts as known."""
         self._count.add(result, rows)
@@ -153,6 +157,11 @@ class Progress:
     def stopped(self, message: str | None = None) -> None:
         """It ended before its time: `message` says why and how to go on, below the last line. None: an interrupt's."""
         self._message = message or f"Stopped: {self._how_to_go_on()}"
+
+    def forget_nothing(self) -> None:
+        """After an error: where nothing was done, the error is all there is to say."""
+        if self._count.done == 0:
+            self._enabled = False
 
     def close(self) -> None:
         """Put one line that stays in place of what was shown. May be called again."""
@@ -266,7 +275,7 @@ class _Count:
         if error is not None and (result.total.requests == 0 or error.code in _NOT_SENT):
             self._given_up += rows
             return
-        if error is not None:
+        if result.is_failed:
             self._errors += rows
         if result.known:
             self.known += rows
@@ -276,6 +285,9 @@ class _Count:
         self._tokens += sent.tokens
         self._cached += sent.cached_tokens
         self._cost += sent.cost or 0.0
+
+    def fail(self, rows: int) -> None:
+        self._errors += rows
 
     def rows(self, unit: str, *, over: bool = False) -> str:
         """`over`: no more will come."""

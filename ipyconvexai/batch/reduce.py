@@ -67,6 +67,7 @@ class Reduce:
     """The operation: a group is its texts, with the numbers of their rows."""
 
     kind = "reduce"
+    unit = "groups"
 
     def __init__(self, column: str, by: Sequence[str], into: str, system: str | None, prompt: str) -> None:
         if not isinstance(into, str) or not into:
@@ -91,7 +92,8 @@ class Reduce:
 
     def open(self, endpoint: Endpoint, options: Options) -> None:
         before, _, after = self._prompt.partition("{documents}")
-        self._recipe = Recipe(endpoint, system=self._system, before=before, after=after, params=options.params)
+        params = {**endpoint.summary_params, **options.params}
+        self._recipe = Recipe(endpoint, system=self._system, before=before, after=after, params=params)
         self._size = parts_size(self._recipe, options.context)
 
     def item(self, rows: Sequence[tuple[int, str]], label: str | None) -> Item:
@@ -171,11 +173,14 @@ class _Reducing:
             else:
                 rows.append(self._operation.item(group.rows, label))
         new = [row for row in rows if isinstance(row, Item)]
-        bar.begin(len(rows), len(rows) - len(new))
+        size = sum(group.count for group in self._groups)
+        bar.begin(len(rows), 0)
+        bar.more(len(rows), 0, done=len(rows) - len(new))
         if self._batch.entry is not None:
-            self._batch.entry.counts["total_rows"] += sum(group.count for group in self._groups)
+            self._batch.entry.counts["total_rows"] += size
+            self._batch.entry.counts["failed"] += sum(group.refused is not None for group in self._groups)
             self._batch.entry.counts["items"] += len(new)
-        yield Chunk(rows, new)
+        yield Chunk(rows, new, size=size)
 
     def _read(self) -> None:
         found: dict[Any, _Group] = {} if self._operation.by else {(): _Group(())}
@@ -287,7 +292,7 @@ def reduce(
     made = _made(column, by, into, system, prompt, options)
     current = app()
     batch = made(current, df)
-    return run_in_cell(current, batch.run, "reduce", Options.of(options, "reduce"))
+    return run_in_cell(current, batch.run, "reduce", Options.of(options, "reduce"), Reduce.unit)
 
 
 @with_options

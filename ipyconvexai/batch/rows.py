@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ipyconvexai.application import App, app
 from ipyconvexai.batch.asks import Result, Task
 from ipyconvexai.batch.batches import Entry
+from ipyconvexai.batch.collector import put_off
 from ipyconvexai.batch.columns import Output
 from ipyconvexai.batch.control import Control
 from ipyconvexai.batch.details import beside, columns_beside, error_column
@@ -141,7 +142,8 @@ class RowBatch:
                 rows: list[tuple[Any, ...]] = list(zip(*values, strict=True))
                 start = 0
                 while start < len(rows):
-                    chunk = self._chunk(rows[start : start + size])
+                    with put_off():
+                        chunk = self._chunk(rows[start : start + size])
                     start += size
                     self._count(chunk, bar, len(chunk.rows))
                     yield chunk
@@ -190,6 +192,9 @@ class RowBatch:
         if self._batch.entry is None:  # a dry run
             return
         bar.more(rows, 0, done=sum(isinstance(row, Result) or row.result is not None for row in chunk.rows))
+        wrong = sum(isinstance(row, Result) and row.is_failed for row in chunk.rows)
+        bar.failed(wrong)
+        self._entry.counts["failed"] += wrong
         self._entry.counts["total_rows"] += rows
         self._entry.counts["items"] += len(chunk.new)
 
@@ -216,17 +221,20 @@ class RowBatch:
     async def _take(self, chunk: Chunk) -> None:
         assert self._sink is not None
         results = chunk.results()
-        self._errors += [
-            result.error for result, row in zip(results, chunk.rows, strict=True)
-            if result.error is not None and result.is_failed and isinstance(row, Item)
-        ]  # fmt: skip
+        self._errors += [result.error for result in results if result.error is not None and result.is_failed]
         for item in chunk.new:
             assert item.text is not None
             if item.result is not None and item.result.is_failed and len(self._failed) < MOST_REMEMBERED:
                 self._failed[item.text] = item.result
             if not self._remembers_all:
                 self._known.pop(item.text, None)
-        await asyncio.to_thread(self._sink.write, self._columns(results))
+        await asyncio.to_thread(self._write, results)
+
+    def _write(self, results: Sequence[Result]) -> None:
+        assert self._sink is not None
+        with put_off():
+            columns = self._columns(results)
+        self._sink.write(columns)
 
     @property
     def _remembers_all(self) -> bool:

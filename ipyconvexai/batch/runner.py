@@ -15,10 +15,12 @@ import dataclasses
 import datetime
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from decimal import Decimal
 from typing import Any
 
 from ipyconvexai.application import App
 from ipyconvexai.batch.asks import PATH, Ask, Done, Result, Task
+from ipyconvexai.batch.collector import put_off
 from ipyconvexai.batch.control import Control
 from ipyconvexai.errors import (
     AuthenticationError,
@@ -96,6 +98,7 @@ class Chunk:
     rows: list[Item | Result]
     new: list[Item]  # those that no open chunk had before
     left: int = 0  # inputs that have no result yet
+    size: int | None = None  # rows of the frame in it; None: as many as `rows`
     settled: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
     def results(self) -> list[Result]:
@@ -181,8 +184,7 @@ class Runner:
 
     async def begin(self, chunk: Chunk) -> None:
         """Begin its inputs; what the ledger can answer is settled after this."""
-        for item in chunk.new:
-            await _advance(item)
+        await _advance_all(chunk.new)
         self._unsettled += len(chunk.new)
         new = set(chunk.new)
         for row in {row for row in chunk.rows if isinstance(row, Item)}:
@@ -232,17 +234,19 @@ class Runner:
                 if (done := known.get(ask.key)) is not None:
                     item.answer(index, done)
             answered = [item for item in going if item.left == 0]
-            for item in answered:
-                if item.result is None:
-                    await _advance(item)
-            going = []
-            for item in answered:
-                if item.result is not None and self._is_to_be_repeated(item):
-                    item.start_over()
-                elif item.result is not None:
-                    self._settle(item)
-                else:
-                    going.append(item)
+            await _advance_all([item for item in answered if item.result is None])
+            with put_off():
+                going = [item for item in answered if not self._settled_or_repeated(item)]
+
+    def _settled_or_repeated(self, item: Item) -> bool:
+        """Whether nothing more of it can be looked up."""
+        if item.result is None:
+            return False
+        if self._is_to_be_repeated(item):
+            item.start_over()
+        else:
+            self._settle(item)
+        return True
 
     async def _leave_untried(self, items: Sequence[Item]) -> None:
         """Settle those of which no request was ever sent."""
@@ -269,7 +273,8 @@ class Runner:
         if not keys:
             return {}
         records, plan = self.app.records, self.plan
-        found = {key: of_known(known) for key, known in records.answers(keys, plan.known_in).items()}
+        with put_off():
+            found = {key: of_known(known) for key, known in records.answers(keys, plan.known_in).items()}
         if not plan.sends:
             found |= {key: Done(error=_not_there()) for key in keys if key not in found}
         return found
@@ -409,6 +414,16 @@ async def _advance(item: Item) -> None:
         item.advance()
 
 
+async def _advance_all(items: Sequence[Item]) -> None:
+    with put_off():
+        for item in items:
+            if not item.heavy:
+                item.advance()
+    for item in items:
+        if item.heavy:
+            await _advance(item)
+
+
 class _Gate:
     """A semaphore that lets nobody pass during a pause. `inside` are those who did and have not left."""
 
@@ -488,10 +503,14 @@ def _not_there() -> CallError:
 
 def _spent(purse: Purse, cost: float) -> BudgetError:
     return BudgetError(
-        f"the batch's budget of ${purse.usd:g} is spent: ${max(0.0, purse.left):.4g} are left, and the next request may"
-        f" cost ${cost:.4g}",
+        f"the batch's budget of {_dollars(purse.usd)} does not hold the next request: {_dollars(max(0.0, purse.left))}"
+        f" are left, and it may cost {_dollars(cost)}",
         cure="Run it again with a higher budget=: what is answered is not paid again.",
     )
+
+
+def _dollars(usd: float) -> str:
+    return f"${usd:,.2f}" if usd >= 1 else f"${Decimal(f'{usd:.2g}'):f}"
 
 
 def _no_price(endpoint: Endpoint) -> BudgetError:

@@ -51,6 +51,7 @@ class Operation(Protocol):
 
     Attributes:
         kind: summarize, map or reduce.
+        unit: what an input is counted as: by its rows, or as one of the groups.
         input: what it reads, in words: a column or a template.
         into: the name of its column, from which the names of the others are made.
         columns: the columns that it reads.
@@ -58,6 +59,7 @@ class Operation(Protocol):
     """
 
     kind: str
+    unit: str
     input: str
     into: str
     columns: Sequence[str]
@@ -133,12 +135,13 @@ class Batch:
             bar.stopped(f"Stopped: {runner.over.message}. {runner.over.cure}")
         await asyncio.to_thread(entry.end, _state(runner.over), runner.over)
 
-    @staticmethod
-    def _settled(entry: Entry, bar: Progress) -> Callable[[Item], None]:
+    def _settled(self, entry: Entry, bar: Progress) -> Callable[[Item], None]:
+        by_row = self.operation.unit == "rows"
+
         def settled(item: Item) -> None:
             entry.settled(item)
             if item.result is not None:
-                bar.settled(item.result, len(item.rows))
+                bar.settled(item.result, len(item.rows) if by_row else 1)
 
         return settled
 
@@ -230,6 +233,7 @@ class Batch:
         print_of = _hash(operation.kind, text, endpoint.provider, endpoint.model)
         if options.resume is not None:
             before = await asyncio.to_thread(wake, self.app.store, options.resume)
+            self.id = str(before["id"])
             _check_same(before, operation.kind, print_of, self._data)
         where = place.here()
         return Facts(
@@ -262,15 +266,20 @@ class Batch:
         )
 
 
-def run_in_cell(app: App, work: Callable[[Progress, Control], Any], kind: str, options: Options) -> Any:
+def run_in_cell(
+    app: App, work: Callable[[Progress, Control], Any], kind: str, options: Options, unit: str = "rows"
+) -> Any:
     """Run the coroutine that `work` gives in the calling thread, with a bar; Ctrl-C leaves it resumable."""
     control = Control()
-    bar = Progress(options.progress and not options.dry_run, title=kind, control=control)
+    bar = Progress(options.progress and not options.dry_run, title=kind, control=control, unit=unit)
     try:
         return app.run(work(bar, control), tick=bar.draw)
     except KeyboardInterrupt as interrupt:
         bar.stopped()
         draws_as(interrupt, "the batch was stopped. Run it again to go on: what is answered is not sent again.")
+        raise
+    except Error:
+        bar.forget_nothing()
         raise
     finally:
         bar.close()

@@ -144,6 +144,8 @@ def _times(
         return Interval(_seconds("every", every)), now
     if after is not None:
         return None, moment_after(now, _seconds("after", after))
+    if at is not None and not isinstance(at, datetime.datetime):
+        raise InputError(f"at={at!r:.80} is no time", cure="Use a datetime: datetime.now(UTC) + timedelta(hours=1).")
     return None, now if at is None else moment_of(at)
 
 

@@ -34,6 +34,7 @@ class Summarize:
     """The operation: a text is a document, and its answer the summary."""
 
     kind = "summarize"
+    unit = "rows"
     documents = True
 
     def __init__(self, column: str, into: str, system: str | None, prompt: str) -> None:

@@ -122,7 +122,8 @@ def _format(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(value):,} bytes"
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return f"{int(value):,}"
+        whole = int(value)
+        return f"{whole:,}" if abs(whole) >= 10_000 else str(whole)  # 2016 may be a year
     if isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
         return _decimal(float(value))
     return str(value)

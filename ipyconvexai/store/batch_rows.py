@@ -11,7 +11,24 @@ from typing import Any
 from ipyconvexai.errors import CallError, NotFoundError
 from ipyconvexai.store.link import Store
 
-__all__ = ["BATCHES_SQL", "errors_of", "say", "spent_by", "wake"]
+__all__ = ["BATCHES_SQL", "errors_of", "find_batch", "say", "spent_by", "wake"]
+
+LEAST = 4  # characters of an id
+
+
+def find_batch(store: Store, given: str) -> str:
+    """The id of the batch that `given` means: an id, or its end, as ``ai.batches()`` shows it.
+
+    Raises:
+        NotFoundError: no batch has it, or several have.
+    """
+    part = str(given).strip().lower()
+    alike = "SELECT id::VARCHAR FROM batches WHERE suffix(id::VARCHAR, ?) LIMIT 2"
+    rows = store.read(alike, [part]) if len(part) >= LEAST else []
+    if len(rows) != 1:
+        what = "several batches end" if rows else "no batch ends"
+        raise NotFoundError(f"{what} with {given!r:.80}", cure="ai.batches() lists them, with their ids.")
+    return str(rows[0][0])
 
 
 def say(store: Store, batch_id: str, wanted: str) -> str:
@@ -20,10 +37,9 @@ def say(store: Store, batch_id: str, wanted: str) -> str:
     Raises:
         NotFoundError: there is no such batch.
     """
+    batch_id = find_batch(store, batch_id)
     with store.transaction() as execute:
-        rows = execute("SELECT state, finished_at FROM batches WHERE id = try_cast(? AS UUID)", [batch_id])
-        if not rows:
-            raise NotFoundError(f"there is no batch {batch_id!r}", cure="ai.batches() lists them.")
+        rows = execute("SELECT state, finished_at FROM batches WHERE id = ?::UUID", [batch_id])
         if rows[0][1] is None:
             execute.later("UPDATE batches SET wanted = ? WHERE id = ?::UUID", [wanted, batch_id])
     return str(rows[0][0])
@@ -36,10 +52,9 @@ def wake(store: Store, batch_id: str) -> Mapping[str, Any]:
         NotFoundError: there is no such batch.
     """
     rows = store.read(
-        "SELECT id::VARCHAR, kind, options, fingerprint, state FROM batches WHERE id = try_cast(? AS UUID)", [batch_id]
+        "SELECT id::VARCHAR, kind, options, fingerprint, state FROM batches WHERE id = ?::UUID",
+        [find_batch(store, batch_id)],
     )
-    if not rows:
-        raise NotFoundError(f"there is no batch {batch_id!r}", cure="ai.batches() lists them, with their ids.")
     return dict(zip(("id", "kind", "options", "fingerprint", "state"), rows[0], strict=True))
 
 
@@ -64,7 +79,8 @@ def errors_of(store: Store, batch_id: str) -> dict[int, CallError]:
 
 # What ``ai.batches()`` shows: newest first.
 BATCHES_SQL = """
-SELECT id::VARCHAR AS id, created_at, kind, source, input, into_column, state, total_rows AS rows, items, known,
+SELECT id::VARCHAR AS id, right(id::VARCHAR, 8) AS short_id, created_at, kind, source, input, into_column, state,
+       total_rows AS rows, items, known,
        done, failed, requests, input_tokens + output_tokens AS tokens, cached_tokens, cost_usd, budget_usd,
        provider || ':' || model AS model, engine, date_diff('millisecond', created_at,
        coalesce(finished_at, updated_at)) / 1000 AS seconds, error_code, error_message, user_id AS user, notebook,

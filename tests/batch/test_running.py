@@ -201,7 +201,7 @@ def test_a_batch_is_not_resumed_with_other_data_or_another_question(app: ai.App,
         ai.summarize(frame_of(6), "text", progress=False, resume=batch)
     with pytest.raises(errors.InputError, match="asked something else"):
         ai.summarize(frame_of(5), "text", progress=False, resume=batch, temperature=0.5)
-    with pytest.raises(errors.NotFoundError, match="no batch"):
+    with pytest.raises(errors.NotFoundError, match="no batch ends with"):
         ai.summarize(frame_of(5), "text", progress=False, resume="nonsense")
     assert endpoint.count == sent
     ai.summarize(frame_of(5), "text", progress=False, resume=batch)
@@ -281,7 +281,7 @@ def test_another_process_can_cancel_it(app: ai.App, endpoint: Endpoint):
     waiting.start()
     thread.join(15)
     assert got[0]["summary"].notna().sum() <= 4
-    with pytest.raises(errors.NotFoundError, match="no batch"):
+    with pytest.raises(errors.NotFoundError, match="no batch ends with"):
         ai.pause("01990000-0000-7000-8000-000000000000")
     assert ai.resume(batch) == "canceled", "it is over"
 

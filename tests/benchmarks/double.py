@@ -10,8 +10,10 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from http.client import HTTPConnection
 from types import TracebackType
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 TEXT = "The document describes a method and how it was measured. It finds that the method costs less than the others."
@@ -90,6 +92,15 @@ class Double:
         finally:
             connection.close()
 
+    def moments(self) -> list[float]:
+        """When each request came, in seconds."""
+        connection = HTTPConnection(urlsplit(self.url).netloc, timeout=10)
+        connection.request("GET", "/moments")
+        try:
+            return [float(one) for one in connection.getresponse().read().split()]
+        finally:
+            connection.close()
+
     def __enter__(self) -> Double:
         return self
 
@@ -110,7 +121,7 @@ def _root() -> str:
 class _Connection(asyncio.Protocol):
     """One client; an answer for each complete request, in the order in which they came."""
 
-    count = 0
+    moments: ClassVar[list[float]] = []
 
     def __init__(self, latency: float) -> None:
         self._latency = latency
@@ -125,13 +136,16 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         while (end := self._end()) is not None:
-            own = self._buffer.startswith(b"GET /count")
+            own = self._buffer[: self._buffer.find(b" ", 5)]
             answer = STREAM if b'"stream":true' in self._buffer[:end] else ANSWER
             self._buffer = self._buffer[end:]
-            if own:
-                self._transport.write(_message(str(_Connection.count).encode()))
+            if own == b"GET /count":
+                self._transport.write(_message(str(len(_Connection.moments)).encode()))
                 continue
-            _Connection.count += 1
+            if own == b"GET /moments":
+                self._transport.write(_message(" ".join(map(str, _Connection.moments)).encode()))
+                continue
+            _Connection.moments.append(time.monotonic())
             if self._latency:
                 self._loop.call_later(self._latency, self._transport.write, answer)
             else:

@@ -1,6 +1,6 @@
 """The benchmarks: runs them one after the other and prints one table. Nothing is asserted, as machines differ.
 
-    make bench                                all of them, about five minutes
+    make bench                                all of them, about ten minutes
     python tests/benchmarks/run.py summarize  one of them
     python tests/benchmarks/run.py --json     figures for a program
 
@@ -26,7 +26,7 @@ if str(ROOT) not in sys.path:  # started as a file, not with -m
 from tests.benchmarks.measuring import Figure  # noqa: E402 - it is found only now
 
 BENCHMARKS = (
-    "extension", "one_call", "magic", "ledger", "summarize", "again",
+    "extension", "one_call", "magic", "ledger", "summarize", "crowd", "pair", "again", "known",
     "mutations", "newest", "scheduling", "admission", "log",
 )  # fmt: skip
 HEADINGS = ("what", "figure", "target", "to its baseline", "verdict")

@@ -7,6 +7,7 @@ import inspect
 import pickle
 import re
 import ssl
+import traceback
 from typing import Any
 
 import aiohttp
@@ -16,6 +17,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
 from ipyconvexai import errors
+from ipyconvexai.functions.schedules import Expression
 from ipyconvexai.providers import faults
 
 PLACE: Any = ConnectionKey("gpu", 443, True, True, None, None, None)
@@ -54,6 +56,14 @@ def test_an_error_is_one_block():
         "  recorded as request r-1",
     ]
     assert (error.retryable, error.retry_after, error.code) == (True, 2, "rate_limit")
+
+
+def test_a_line_that_a_dataclass_wrote_is_not_the_users():
+    code = compile("Expression('0 2 * *', 'UTC')", "<cell>", "exec")
+    with pytest.raises(errors.InputError) as caught:
+        exec(code, {"Expression": Expression})
+    assert "<string>" in [frame.filename for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert errors.users_line(caught.value.__traceback__) == "<cell>:1"
 
 
 def test_a_call_may_know_better():

@@ -76,11 +76,11 @@ class Wait:
 class Purse:
     """US dollars that several calls may cost together: the tries of one cell, say. Thread-safe."""
 
-    def __init__(self, usd: float) -> None:
+    def __init__(self, usd: float, spent: float = 0.0) -> None:
         self.usd = usd
         self._lock = threading.Lock()
         self._taken: dict[str, float] = {}  # reserved by calls under way
-        self._spent = 0.0
+        self._spent = spent
         self._reserved = 0.0
 
     @property

@@ -66,12 +66,15 @@ def typed_answer(recipe: Recipe, text: str, schema: Any) -> Task:
 def _read(schema: Any, done: Done) -> tuple[Any, InvalidAnswerError | None]:
     assert done.text is not None
     try:
-        value = parse_answer(schema, done.text, done.request_id)
+        value = plain(parse_answer(schema, done.text, done.request_id))
     except InvalidAnswerError as error:
         return None, error
+    except Exception as error:  # of a validator of the user's, or a moment that no calendar has
+        said = f"the answer does not fit {name_of(schema)}: {type(error).__name__}: {error}"
+        return None, InvalidAnswerError(said[:500], cure="Look at the schema's own code.", request_id=done.request_id)
     if _is_cut(done) and done.text.rstrip()[-1:].isdigit():  # 12 may have begun as 123; all else that fits is whole
         return None, _cut(schema, done, "the answer was cut at the token limit")
-    return plain(value), None
+    return value, None
 
 
 def _result(value: Any, *dones: Done) -> Result:

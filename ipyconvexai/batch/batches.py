@@ -21,7 +21,7 @@ from ipyconvexai.errors import Error, TransactionError
 from ipyconvexai.settings import redact
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.ledger import document_id
-from ipyconvexai.store.link import Store
+from ipyconvexai.store.link import Execute, Store
 
 __all__ = ["Entry", "Facts"]
 
@@ -79,10 +79,11 @@ class Facts:
 class Entry:
     """A batch that runs, as the ledger sees it. Everything but ``count`` blocks no longer than the store."""
 
-    def __init__(self, store: Store, facts: Facts, control: Control) -> None:
+    def __init__(self, store: Store, facts: Facts, control: Control, keeps_content: bool = True) -> None:
         self._store = store
         self.facts = facts
         self._control = control
+        self._keeps = keeps_content
         self.counts: dict[str, Any] = dict.fromkeys(_COUNTS, 0) | {"cost_usd": 0.0}
         self._items: list[tuple[Any, ...]] = []
         self._parts: list[tuple[Any, ...]] = []
@@ -105,12 +106,21 @@ class Entry:
                     " error_message = NULL WHERE id = ?::UUID",
                     [*values, facts.id],
                 )
+                self._go_on_from(execute)
                 for table in ("batch_items", "batch_parts"):  # they are written anew, most of them as known
                     execute.later(f"DELETE FROM {table} WHERE batch_id = ?::UUID", [facts.id])
             else:
                 columns["created_at"] = now
                 names, marks = ", ".join(columns), ", ".join("?" * len(columns))
                 execute.later(f"INSERT INTO batches ({names}) VALUES ({marks})", list(columns.values()))
+
+    def _go_on_from(self, execute: Execute) -> None:
+        """What the requests of the earlier runs took is part of what the batch took."""
+        names = ("requests", "input_tokens", "cached_tokens", "output_tokens", "cost_usd")
+        sums = ", ".join(f"coalesce(sum({name}), 0)" for name in names[1:])
+        rows = execute(f"SELECT count(*), {sums} FROM calls WHERE batch_id = ?::UUID", [self.facts.id])
+        for name, value in zip(names, rows[0], strict=True):
+            self.counts[name] += float(value) if name == "cost_usd" else int(value)
 
     def end(self, state: str, error: Error | None = None) -> None:
         """Write what is left. Blocking; again it does nothing."""
@@ -142,7 +152,7 @@ class Entry:
         counts["cached_tokens"] += sent.cached_tokens
         counts["output_tokens"] += sent.output_tokens
         counts["cost_usd"] += sent.cost or 0.0
-        self._items.append(_row(self.facts.id, item, item.rows, result))
+        self._items.append(self._row(item, item.rows, result))
         for part in result.parts:
             self._parts.append(
                 (self.facts.id, list(item.rows), part.round, part.part, json.dumps(part.inputs), part.request_id)
@@ -153,7 +163,14 @@ class Entry:
     def met_again(self, item: Item, rows: list[int]) -> None:
         """More rows with an input that was settled before."""
         if item.result is not None:
-            self._items.append(_row(self.facts.id, item, rows, item.result))
+            self._items.append(self._row(item, rows, item.result))
+
+    def _row(self, item: Item, rows: list[int], result: Result) -> tuple[Any, ...]:
+        row = _row(self.facts.id, item, rows, result)
+        if self._keeps:
+            return row
+        # A label is of cells, and a provider's message may quote the text.
+        return tuple(None if name in ("label", "error_message") else one for name, one in zip(_ITEM, row, strict=True))
 
     def _flush(self) -> None:
         for table, columns, rows in (("batch_items", _ITEM, self._items), ("batch_parts", _PART, self._parts)):

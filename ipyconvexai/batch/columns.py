@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from ipyconvexai.errors import InputError
 
-__all__ = ["Output", "array_of", "outputs_of", "plain", "type_of"]
+__all__ = ["Output", "array_of", "fits", "outputs_of", "plain", "type_of"]
 
 TEXT = pa.string()
 DECIMAL = pa.decimal128(38, 12)
@@ -230,6 +230,16 @@ def array_of(output: Output, values: Sequence[Any]) -> pa.Array:
             f"the column {output.name!r} holds what is no {output.type}: {error}",
             cure="Give this field of the schema another type. What is answered is kept.",
         ) from None
+
+
+def fits(outputs: Sequence[Output], values: Sequence[Any]) -> bool:
+    """Whether each value has a place in its column."""
+    try:
+        for output, value in zip(outputs, values, strict=True):
+            array_of(output, [value])
+    except InputError:
+        return False
+    return True
 
 
 def _fitted(value: Any, kind: pa.DataType) -> Any:

@@ -166,7 +166,11 @@ class NarwhalsSource(FrameSource):
         import narwhals as nw
 
         self._lazy = isinstance(frame, nw.LazyFrame)
-        self._frame: nw.DataFrame[Any] = frame.collect() if self._lazy else frame
+        try:
+            self._frame: nw.DataFrame[Any] = frame.collect() if self._lazy else frame
+        except Exception as error:  # of whatever was put off until now
+            reason = f"{type(error).__name__}: {error}"[:300]
+            raise InputError(f"the lazy frame cannot be collected: {reason}", cure="Collect it, and mend it.") from None
         kind = str(frame.implementation).removeprefix("Implementation.").lower()
         super().__init__(f"{kind} {'LazyFrame' if self._lazy else 'DataFrame'}", frame.columns, len(self._frame))
 

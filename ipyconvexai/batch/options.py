@@ -27,6 +27,7 @@ __all__ = ["DETAILS", "PROVIDERS_BATCH", "Options", "concurrency_at", "with_opti
 
 CONCURRENCY = 32
 LOCAL_CONCURRENCY = 2  # the local server's slots
+MOST_AT_ONCE = 2048
 PROVIDERS_BATCH = "openai-batch"  # an engine: the provider's Batch API
 DETAILS = ("request_id", "cost", "tokens")
 
@@ -88,6 +89,8 @@ class Options:
         if self.on_error not in ("keep", "raise"):
             raise InputError(f"on_error={self.on_error!r} is not known", cure='Use "keep" or "raise".')
         _check_count("concurrency", self.concurrency, "requests")
+        if self.concurrency is not None and self.concurrency > MOST_AT_ONCE:
+            raise InputError(f"concurrency={self.concurrency} is too many", cure=f"Use {MOST_AT_ONCE:,} at most.")
         _check_count("context", self.context, "tokens")
         check_timeout(self.timeout)
         _check_amount("patience", self.patience, "seconds")
@@ -107,15 +110,22 @@ class Options:
             raise InputError(f"fresh=True and {other} contradict each other", cure="Leave one of them out.")
 
     @property
+    def is_fresh(self) -> bool:
+        """Whether all is to be sent, as ``fresh=True`` and replay="off" say."""
+        return self.fresh or self.policy is Replay.OFF
+
+    @property
     def policy(self) -> Replay | None:
         return None if self.replay is None else parse_replay(self.replay)
 
     @property
     def wanted(self) -> tuple[str, ...]:
         """The details that are wanted as columns."""
-        if isinstance(self.details, bool):
+        if self.details is None or isinstance(self.details, bool):
             return DETAILS if self.details else ()
-        return (self.details,) if isinstance(self.details, str) else tuple(self.details)
+        if isinstance(self.details, str):
+            return (self.details,)
+        return tuple(self.details) if isinstance(self.details, Sequence) else (repr(self.details),)
 
 
 def concurrency_at(endpoint: Endpoint, options: Options) -> int:

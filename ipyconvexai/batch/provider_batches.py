@@ -228,12 +228,17 @@ class ProviderBatches:
         left = set(await asyncio.to_thread(self._rows.unanswered, row.id))
         api = await self._api(row)
         for file_id in remote.files:
-            async with contextlib.aclosing(_in_groups(api.lines(file_id))) as groups:
-                async for lines in groups:
-                    outcomes = await asyncio.to_thread(read_outcomes, row, lines, left)
-                    left -= {outcome.request_id for outcome in outcomes}
-                    if outcomes:
-                        yield outcomes
+            try:
+                async with contextlib.aclosing(_in_groups(api.lines(file_id))) as groups:
+                    async for lines in groups:
+                        outcomes = await asyncio.to_thread(read_outcomes, row, lines, left)
+                        left -= {outcome.request_id for outcome in outcomes}
+                        if outcomes:
+                            yield outcomes
+            except ProviderError as error:
+                if error.status not in (404, 410):
+                    raise
+                # The provider keeps it no longer: nobody will ever know what was answered.
         rest = sorted(left)
         for start in range(0, len(rest), GROUP_ROWS):
             yield [unanswered(request, remote) for request in rest[start : start + GROUP_ROWS]]

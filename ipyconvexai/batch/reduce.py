@@ -158,7 +158,7 @@ class _Reducing:
         if not self._operation.by:
             return self._whole()
         failed = [result.error for result in self._results if result.is_failed and result.error is not None]
-        self._batch.check_failures(failed, len(self._results))
+        self._batch.check_failures(len(failed), next(iter(failed), None), len(self._results))
         return await asyncio.to_thread(self._frame)
 
     async def _chunks(self, bar: Progress) -> AsyncIterator[Chunk]:
@@ -207,9 +207,7 @@ class _Reducing:
 
     # ------------------------------------------------------------------------------------------ the frame of groups
     def _frame(self) -> Any:
-        by = {
-            name: pa.array([group.values[at] for group in self._groups]) for at, name in enumerate(self._operation.by)
-        }
+        by = {name: _keys([group.values[at] for group in self._groups]) for at, name in enumerate(self._operation.by)}
         into = self._operation.into
         values: dict[str, list[Any]] = {
             into: [result.value for result in self._results],
@@ -218,6 +216,14 @@ class _Reducing:
         }
         new = {output.name: array_of(output, values[output.name]) for output in self._outputs}
         return self._source.like(pa.table({**by, **new}), list(new))
+
+
+def _keys(values: list[Any]) -> pa.Array:
+    """Values of several kinds, which no column of one type holds, as texts."""
+    try:
+        return pa.array(values)
+    except pa.ArrowException:
+        return pa.array([None if value is None else str(value) for value in values])
 
 
 def _key(value: Any) -> Any:
@@ -249,7 +255,11 @@ def _relation(parts: Sequence[Part]) -> Relation:
 def _columns(by: str | Sequence[str] | None) -> list[str]:
     if by is None:
         return []
-    return [by] if isinstance(by, str) else list(by)
+    if isinstance(by, str):
+        return [by]
+    if not isinstance(by, Sequence) or not by:
+        raise InputError(f"by={by!r:.80} names no columns", cure='For example: by="year", or by=["venue", "year"].')
+    return list(by)
 
 
 @with_options

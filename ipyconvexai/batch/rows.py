@@ -15,7 +15,7 @@ from ipyconvexai.application import App, app
 from ipyconvexai.batch.asks import Result, Task
 from ipyconvexai.batch.batches import Entry
 from ipyconvexai.batch.collector import put_off
-from ipyconvexai.batch.columns import Output
+from ipyconvexai.batch.columns import Output, array_of, fits
 from ipyconvexai.batch.control import Control
 from ipyconvexai.batch.details import beside, columns_beside, error_column
 from ipyconvexai.batch.opening import open_source
@@ -24,7 +24,7 @@ from ipyconvexai.batch.progress import Progress
 from ipyconvexai.batch.runner import Chunk, Item
 from ipyconvexai.batch.running import Batch, Operation, run_in_cell
 from ipyconvexai.batch.sources import Sink, Source
-from ipyconvexai.errors import Error, InputError
+from ipyconvexai.errors import Error, InputError, InvalidAnswerError
 
 __all__ = ["RowBatch", "RowOperation", "arun", "run"]
 
@@ -69,7 +69,9 @@ class RowBatch:
         self._sink: Sink | None = None
         self._known: dict[str, Item] = {}  # inputs of open chunks
         self._failed: dict[str, Result] = {}
-        self._errors: list[Error] = []
+        self._seen: set[int] = set()  # of a dry run, which holds no inputs
+        self._failures = 0
+        self._first_failure: Error | None = None
         self._rows = 0
         self._keeping: list[asyncio.Task[Any]] = []
         self._batch = Batch(
@@ -79,6 +81,8 @@ class RowBatch:
             described=self._source.description,
             fingerprint=self._source.fingerprint(operation.columns),
         )
+
+        self._batch.begun = self._keep_documents
 
     @property
     def kind(self) -> str:
@@ -125,9 +129,7 @@ class RowBatch:
         try:
             bar.begin(self._source.rows, 0)
             await self._batch.run(self._chunks(bar), self._take, bar, control)
-            if self._keeping:
-                await asyncio.gather(*self._keeping)
-            self._batch.check_failures(self._errors, self._rows)
+            self._batch.check_failures(self._failures, self._first_failure, self._rows)
             return await asyncio.to_thread(self._sink.finish)
         except BaseException:
             self._sink.discard()
@@ -149,7 +151,7 @@ class RowBatch:
                     yield chunk
                     all_known = all(item.result is not None and item.result.known for item in chunk.new)
                     size = min(2 * size, LARGEST_CHUNK) if all_known else FIRST_CHUNK
-                    self._keep_documents(chunk)
+            await asyncio.gather(*self._keeping)
         finally:
             read.close()
 
@@ -163,6 +165,11 @@ class RowBatch:
                 found.append(row)
                 continue
             item = self._known.get(row)
+            if item is None and self._options.dry_run:
+                if (mark := hash(row)) in self._seen:
+                    found.append(Result())
+                    continue
+                self._seen.add(mark)
             if item is None:
                 again = functools.partial(self._operation.task, row)
                 heavy = len(row) > LIGHT
@@ -190,6 +197,7 @@ class RowBatch:
 
     def _count(self, chunk: Chunk, bar: Progress, rows: int) -> None:
         if self._batch.entry is None:  # a dry run
+            self._known.clear()
             return
         bar.more(rows, 0, done=sum(isinstance(row, Result) or row.result is not None for row in chunk.rows))
         wrong = sum(isinstance(row, Result) and row.is_failed for row in chunk.rows)
@@ -215,22 +223,28 @@ class RowBatch:
 
         if rows:
             keep = asyncio.to_thread(self._app.records.add_documents, rows, self._source.kind, about)
-            self._keeping = [task for task in self._keeping if not task.done()]
+            for task in [task for task in self._keeping if task.done()]:
+                self._keeping.remove(task)
+                task.result()
             self._keeping.append(asyncio.create_task(keep))
 
     async def _take(self, chunk: Chunk) -> None:
         assert self._sink is not None
         results = chunk.results()
-        self._errors += [result.error for result in results if result.error is not None and result.is_failed]
+        await asyncio.to_thread(self._write, results)
+        for result in results:
+            if result.is_failed:
+                self._failures += 1
+                self._first_failure = self._first_failure or result.error
         for item in chunk.new:
             assert item.text is not None
             if item.result is not None and item.result.is_failed and len(self._failed) < MOST_REMEMBERED:
                 self._failed[item.text] = item.result
             if not self._remembers_all:
                 self._known.pop(item.text, None)
-        await asyncio.to_thread(self._write, results)
 
-    def _write(self, results: Sequence[Result]) -> None:
+    def _write(self, results: list[Result]) -> None:
+        """Give the sink their columns; a result whose value has no place in its column has failed from then on."""
         assert self._sink is not None
         with put_off():
             columns = self._columns(results)
@@ -241,14 +255,30 @@ class RowBatch:
         """With record="metadata" the ledger knows no answer that a later chunk could ask for."""
         return self._app.records.record != "full"
 
-    def _columns(self, results: Sequence[Result]) -> dict[str, list[Any]]:
-        nothing = (None,) * len(self._operation.outputs)
+    def _columns(self, results: list[Result]) -> dict[str, list[Any]]:
+        outputs = self._operation.outputs
+        nothing = (None,) * len(outputs)
         values = [nothing if one.value is None else tuple(self._operation.values(one.value)) for one in results]
+        for output, column in zip(outputs, zip(*values, strict=True), strict=True):
+            try:
+                array_of(output, column)
+            except InputError:  # one of them has no place in it, and costs the others nothing
+                for at, one in enumerate(results):
+                    if not fits(outputs, values[at]):
+                        values[at], results[at] = nothing, one.failed(_no_place(one))
+                break
         columns: dict[str, list[Any]] = {
-            output.name: list(column)
-            for output, column in zip(self._operation.outputs, zip(*values, strict=True), strict=True)
+            output.name: list(column) for output, column in zip(outputs, zip(*values, strict=True), strict=True)
         }
         return columns | beside(results, self._operation.into, self._options.wanted)
+
+
+def _no_place(result: Result) -> InvalidAnswerError:
+    return InvalidAnswerError(
+        "the answer has a value that no column of its type can hold",
+        cure="Give the field another type, or retry_failed=True asks for it again.",
+        request_id=result.done.request_id,
+    )
 
 
 def run(make: Make, data: Any, options: Options) -> Any:

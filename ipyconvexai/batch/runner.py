@@ -16,7 +16,7 @@ import datetime
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from ipyconvexai.application import App
 from ipyconvexai.batch.asks import PATH, Ask, Done, Result, Task
@@ -30,6 +30,7 @@ from ipyconvexai.errors import (
     Error,
     InputError,
     LimitError,
+    ReplayMissError,
 )
 from ipyconvexai.ids import new_id
 from ipyconvexai.providers.clients import AsyncOpenAI
@@ -42,10 +43,16 @@ from ipyconvexai.values import Caller, Purse, Replay
 
 __all__ = ["Chunk", "Item", "Plan", "Runner", "canceled", "of_known"]
 
+E = TypeVar("E", bound=Error)
+
 WORKERS_PER_SEND = 2
 MOST_CHUNKS = 32  # that are open at a time
 # Errors of one row that every other row would get, too: nothing more is sent.
-_EVERYBODYS = frozenset({"insufficient_quota", "billing_hard_limit_reached", "model_not_found", "schema_refused"})
+_EVERYBODYS = frozenset({"insufficient_quota", "billing_hard_limit_reached", "model_not_found"})
+# Errors that may be of the one row alone (a text that is refused, say): everybody's where nothing but they came.
+_PERHAPS = frozenset({"schema_refused"})
+MOST_ALIKE = 5
+LONGEST = 1e9  # seconds of a pause that can be told
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -123,7 +130,8 @@ class Plan:
 
 
 class Runner:
-    """Runs one batch. `settled` is called with each input that has its result, on the loop."""
+    """Runs one batch. On the loop, `settled` is called with each input that has its result, and `begun` with each chunk
+    that was looked up, before anything of it is sent."""
 
     def __init__(
         self,
@@ -131,12 +139,14 @@ class Runner:
         plan: Plan,
         control: Control,
         settled: Callable[[Item], None],
+        begun: Callable[[Chunk], None] = lambda chunk: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.app = app
         self.plan = plan
         self.control = control
         self._settled = settled
+        self._begun = begun
         self._clock = clock
         self._client: AsyncOpenAI | None = None
         self.endpoint = plan.endpoint
@@ -154,6 +164,8 @@ class Runner:
         self._asking = 0  # requests that were begun, whether or not they have passed the gate
         self._paid = asyncio.Event()  # something was settled, so that there may be more in the purse
         self._parked: tuple[float, Error] | None = None
+        self._alike = 0  # errors that would be everybody's
+        self._answered = False
         self.over: Error | None = None  # why nothing more is sent
 
     @property
@@ -194,6 +206,7 @@ class Runner:
         if self.plan.only_failed:
             await self._leave_untried(chunk.new)
         await self.proceed(chunk.new)
+        self._begun(chunk)
         if chunk.left == 0:
             chunk.settled.set()
 
@@ -276,7 +289,8 @@ class Runner:
         with put_off():
             found = {key: of_known(known) for key, known in records.answers(keys, plan.known_in).items()}
         if not plan.sends:
-            found |= {key: Done(error=_not_there()) for key in keys if key not in found}
+            missing = Done(error=_miss() if plan.caller.replay is Replay.ONLY else _not_there())
+            found |= {key: missing for key in keys if key not in found}
         return found
 
     def _push(self, items: Sequence[Item], *, first: bool = False) -> None:
@@ -357,9 +371,14 @@ class Runner:
         try:
             answer = await chat(self._client, self.endpoint, ask.body(), self.plan.timeout)
         except (CallError, InputError) as error:  # of this row; whatever else happens (no key, say) is everybody's
-            return self._failed(error)
+            return self._failed(_bare(error))
+        except asyncio.CancelledError:
+            if not self._gate.turned_away():
+                raise
+            return Done(error=canceled())
         finally:
             self._asking -= 1
+        self._answered = True
         usage = answer.reading.usage
         return Done.of_answer(
             answer.reading.text,
@@ -373,7 +392,10 @@ class Runner:
 
     def _failed(self, error: CallError | InputError) -> Done:
         after = error.retry_after
-        if isinstance(error, AuthenticationError) or error.code in _EVERYBODYS or _is_spent(error):
+        if isinstance(error, AuthenticationError) or error.code in _PERHAPS:
+            self._alike += 1
+        everybodys = error.code in _EVERYBODYS or _is_spent(error) or getattr(error, "status", None) == 401
+        if everybodys or (self._alike >= MOST_ALIKE and not self._answered):
             self.over = self.over or error
         elif after is not None and after > self.plan.patience and _is_providers(error):
             parked = _parked(error, after)
@@ -425,7 +447,10 @@ async def _advance_all(items: Sequence[Item]) -> None:
 
 
 class _Gate:
-    """A semaphore that lets nobody pass during a pause. `inside` are those who did and have not left."""
+    """A semaphore that lets nobody pass during a pause or after a cancellation.
+
+    `inside` are those who did and have not left.
+    """
 
     def __init__(self, places: int, control: Control) -> None:
         self.inside = 0
@@ -434,13 +459,18 @@ class _Gate:
 
     async def acquire(self) -> None:
         await self._places.acquire()
-        if self._control.state == "paused":
-            try:
-                await self._control.clear()
-            except BaseException:
-                self._places.release()
-                raise
+        try:
+            if not await self._control.clear():
+                raise asyncio.CancelledError  # what was admitted and not sent is recorded as that
+        except BaseException:
+            self._places.release()
+            raise
         self.inside += 1
+
+    def turned_away(self) -> bool:
+        """Whether it was the gate that cancelled the calling task's call, and nobody the task."""
+        task = asyncio.current_task()
+        return self._control.state == "canceled" and task is not None and not task.cancelling()
 
     def release(self) -> None:
         self.inside -= 1
@@ -474,7 +504,7 @@ def _is_free(done: Done) -> bool:
 
 
 def _parked(error: Error, seconds: float) -> CallError:
-    again = (utc_now() + datetime.timedelta(seconds=seconds)).strftime("%H:%M:%S UTC")
+    again = (utc_now() + datetime.timedelta(seconds=min(seconds, LONGEST))).strftime("%Y-%m-%d %H:%M:%S UTC")
     return CallError(
         f"parked: the provider asked to wait {seconds:,.0f} s, which is longer than patience= allows",
         cure=f"Run it again after {again}, with retry_failed=True for these alone, or raise patience=.",
@@ -495,6 +525,16 @@ def _never_tried() -> CallError:
         cure="Leave out retry_failed= to send the rest.",
         code="not_sent",
     )
+
+
+def _miss() -> ReplayMissError:
+    return ReplayMissError("not in the ledger, and replay is 'only'", cure="Run it once with replay='reuse'.")
+
+
+def _bare(error: E) -> E:
+    """Without what it came from, which holds the request and the answer: a batch may have many."""
+    error.__context__ = error.__cause__ = error.__traceback__ = None
+    return error
 
 
 def _not_there() -> CallError:

@@ -84,6 +84,7 @@ class Batch:
         self.id = options.resume or new_id()
         self.error: Error | None = None  # why not everything was sent
         self.entry: Entry | None = None
+        self.begun: Callable[[Chunk], None] = lambda chunk: None  # called with what was looked up, before it is sent
 
     async def endpoint(self) -> Endpoint:
         """Where the model is reached. It need not be ready: what is in the ledger needs neither key nor local model."""
@@ -106,7 +107,9 @@ class Batch:
         endpoint = await self.endpoint()
         if self.options.check:
             raise Checked
-        entry = self.entry = Entry(self.app.store, await self._facts(endpoint), control)
+        entry = self.entry = Entry(
+            self.app.store, await self._facts(endpoint), control, self.app.records.record == "full"
+        )
         if self.options.recall is not None:
             plan = await self._plan(endpoint, bar, None)
             await self._recall(self.options.recall, chunks, take, plan, control)
@@ -115,21 +118,25 @@ class Batch:
             engine = await self._engine(endpoint)
             if engine is not None:
                 stack.push_async_callback(engine.aclose)
+                bar.say(engine.description)
             plan = await self._plan(endpoint, bar, engine)
-            await asyncio.to_thread(entry.begin)
-            beat = asyncio.create_task(entry.beat())
-            stack.callback(beat.cancel)
             await self._send(entry, self._runner(plan, control, self._settled(entry, bar), bar), chunks, take, bar)
 
     async def _send(
         self, entry: Entry, runner: Runner, chunks: AsyncIterator[Chunk], take: Take, bar: Progress
     ) -> None:
         bar.in_flight = lambda: runner.sending
+        beat = None
         try:
+            await asyncio.to_thread(entry.begin)
+            beat = asyncio.create_task(entry.beat())
             await runner.run(chunks, take)
         except BaseException as error:
             self._end_soon(entry, error)
             raise
+        finally:
+            if beat is not None:
+                beat.cancel()
         self.error = runner.over
         if runner.over is not None and not isinstance(runner.over, CanceledError):
             bar.stopped(f"Stopped: {runner.over.message}. {runner.over.cure}")
@@ -158,8 +165,8 @@ class Batch:
 
     def _runner(self, plan: Plan, control: Control, settled: Callable[[Item], None], bar: Progress) -> Runner:
         if self.options.engine != PROVIDERS_BATCH or not plan.sends:
-            return Runner(self.app, plan, control, settled)
-        return ProviderRunner(self.app, plan, control, settled, say=bar.say)
+            return Runner(self.app, plan, control, settled, self.begun)
+        return ProviderRunner(self.app, plan, control, settled, self.begun, say=bar.say)
 
     def _end_soon(self, entry: Entry, error: BaseException) -> None:
         """Nobody waits any more: the row is written by a thread of its own, or by the keeper."""
@@ -178,8 +185,8 @@ class Batch:
         options = self.options
         purse = None
         if options.budget is not None:
-            spent = await asyncio.to_thread(spent_by, self.app.store, self.id) if options.resume else 0.0
-            purse = Purse(options.budget - spent)
+            spent = await asyncio.to_thread(spent_by, self.app.store, self.id, options.job)
+            purse = Purse(options.budget, spent)
         return Plan(
             model=options.model,
             endpoint=endpoint,
@@ -188,9 +195,9 @@ class Batch:
             timeout=options.timeout,
             patience=options.patience,
             purse=purse,
-            known_in=self.id if options.fresh else None,
+            known_in=self.id if options.is_fresh else None,
             only_failed=options.retry_failed,
-            sends=options.recall is None,
+            sends=options.recall is None and self._policy() is not Replay.ONLY,
         )
 
     def _policy(self) -> Replay:
@@ -230,6 +237,7 @@ class Batch:
         operation, options = self.operation, self.options
         said = {**operation.facts(), "params": options.params}
         text = redact(json.dumps(said, sort_keys=True, ensure_ascii=False, default=str))
+        keeps = self.app.records.record == "full"
         print_of = _hash(operation.kind, text, endpoint.provider, endpoint.model)
         if options.resume is not None:
             before = await asyncio.to_thread(wake, self.app.store, options.resume)
@@ -240,12 +248,12 @@ class Batch:
             id=self.id,
             kind=operation.kind,
             source=redact(self._described),
-            input=redact(operation.input),
-            into_column=operation.into,
+            input=redact(operation.input) if keeps else "",
+            into_column=redact(operation.into),
             provider=endpoint.provider,
             model=endpoint.model,
             engine=_named(options.engine),
-            options=text,
+            options=text if keeps else "{}",
             fingerprint=f"{print_of}/{self._data}",
             budget_usd=options.budget,
             user_id=self.app.settings.user,
@@ -255,14 +263,14 @@ class Batch:
         )
 
     # ------------------------------------------------------------------------------------------ how it ended
-    def check_failures(self, failed: Sequence[Error], rows: int) -> None:
-        """Raise BatchError where ``on_error="raise"`` and there are errors among the results."""
-        if not failed or self.options.on_error != "raise":
+    def check_failures(self, failures: int, first: Error | None, rows: int) -> None:
+        """Raise BatchError where ``on_error="raise"`` and there are failures among the results."""
+        if first is None or self.options.on_error != "raise":
             return
         raise BatchError(
-            f"{len(failed)} of {rows} rows failed; the first: {failed[0].message}",
+            f"{failures} of {rows} rows failed; the first: {first.message}",
             cure='Run it again: what is answered is not sent again. Or on_error="keep" for the errors in a column.',
-            request_id=failed[0].request_id,
+            request_id=first.request_id,
         )
 
 
@@ -297,6 +305,11 @@ def _hash(*parts: str) -> str:
 
 def _check_same(before: Any, kind: str, print_of: str, data: str) -> None:
     """Refuse to go on with another batch's id."""
+    if before["state"] in ("running", "paused"):
+        raise InputError(
+            f"batch {before['id']} is {before['state']}",
+            cure="Wait for it, or ai.cancel(its id) and run this again. Nothing was sent.",
+        )
     said, _, seen = str(before["fingerprint"]).partition("/")
     if before["kind"] != kind or said != print_of:
         what = (

@@ -74,6 +74,8 @@ def schedule(
     rhythm, moment = _times(at, after, every, cron, tz, now)
     key = new_id()
     repeated = rhythm is not None
+    if options.get("model") is None:  # whoever runs it may have another default
+        options["model"] = current.run(current.generator.endpoint(None, to_send=False)).name
     kept = look_at(current, data, [*args, *options.values()], key, repeated=repeated)
     spec = Spec(
         id=key,

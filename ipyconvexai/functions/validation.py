@@ -49,8 +49,8 @@ _CONFIG = ConfigDict(
 
 def nearest(name: str, names: Iterable[str]) -> list[str]:
     """Up to three of `names` that `name` may have been meant for, the best first."""
-    by_lower = {each.lower(): each for each in sorted(names, reverse=True)}
-    return [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower, n=3)]
+    by_lower = {each.lower(): each for each in sorted(map(str, names), reverse=True)}
+    return [by_lower[each] for each in difflib.get_close_matches(str(name).lower(), by_lower, n=3)]
 
 
 # ---------------------------------------------------------------------------------------------- hints

@@ -288,7 +288,10 @@ class Corridor:
         else:
             if content is None:
                 return _Attempt(self._open_stream(call, inner))
-            return await self._settle_whole(call, inner, content)
+            try:
+                return await self._settle_whole(call, inner, content)
+            finally:
+                self._turns.leave(call)
         status = Status.TIMEOUT if fault.code == "timeout" else Status.ERROR
         await self._settle(
             call, self._outcome(call, status, Reading(error_code=fault.code, error_message=fault.message))
@@ -296,7 +299,12 @@ class Corridor:
         return _Attempt(fault=fault, error_code=fault.code)
 
     async def _exchange(self, call: Call) -> tuple[httpx2.Response, bytes | None]:
-        """One exchange with the network: an answer and its whole content, or an open stream and None."""
+        """One exchange with the network: an answer and its whole content, or an open stream and None.
+
+        A whole answer keeps its place in the caller's gate until the keeper has it: as long as it is in this process
+        alone, it would be paid again after a kill, and no more than the gate has places should be.
+        """
+        whole = False
         try:
             await self._turns.enter(call)
             self._turns.check(call)
@@ -306,12 +314,15 @@ class Corridor:
             if _is_stream(call, inner) or (call.is_download and inner.status_code < 300):
                 return inner, None
             try:
-                return inner, await inner.aread()
+                content = await inner.aread()
+                whole = True
+                return inner, content
             finally:
                 with contextlib.suppress(Exception):
                     await inner.aclose()
         finally:
-            self._turns.leave(call)
+            if not whole:
+                self._turns.leave(call)
 
     async def _settle_whole(self, call: Call, inner: httpx2.Response, content: bytes) -> _Attempt:
         failed = inner.status_code >= 400
@@ -326,7 +337,8 @@ class Corridor:
         else:
             reading = Reading()
         status = Status.ERROR if failed or reading.error_message else Status.OK
-        await self._settle(call, self._outcome(call, status, reading, inner, content))
+        outcome = self._outcome(call, status, reading, inner, content)
+        await self._settle(call, outcome, sent=lambda: self._turns.leave(call))
         answer = rebuilt(call, inner, httpx2.ByteStream(content))
         answer.extensions[READING] = reading
         return _Attempt(answer, error_code=reading.error_code, headers=inner.headers)
@@ -361,13 +373,13 @@ class Corridor:
         duration = call.milliseconds(self._clock())
         return outcome_of(call, status, reading, response=response, content=content, duration_ms=duration)
 
-    async def _settle(self, call: Call, outcome: Outcome) -> None:
+    async def _settle(self, call: Call, outcome: Outcome, sent: Callable[[], None] | None = None) -> None:
         """Write the outcome; returns when it is durable. It is on its way before the first suspension."""
         if not call.recorded:
             return
         self._turns.learn(call, outcome)
         try:
-            await self._ledger.settle(outcome, record=call.caller.record, note=note_of(call))
+            await self._ledger.settle(outcome, record=call.caller.record, note=note_of(call), sent=sent)
         except StoreError:  # nobody sees the answer; its row gets its end at once if it may, or when the ledger can
             self._settle_later(call, outcome)
             self._unsettled.append((outcome, call.caller.record))

@@ -78,7 +78,7 @@ def parse_answer(schema: Any, text: str, request_id: str | None) -> Any:
     """
     import pydantic
 
-    wanted: Any = Any if isinstance(schema, Mapping) else schema  # a JSON schema is the provider's to keep
+    wanted: Any = Any if isinstance(schema, Mapping) else schema
     text = _unfenced(text)
     problems = None
     box = None if isinstance(schema, Mapping) else _of(_boxed, schema)
@@ -88,7 +88,10 @@ def parse_answer(schema: Any, text: str, request_id: str | None) -> Any:
         except pydantic.ValidationError as error:
             problems = _problems(error) if all(map(_is_inside, error.errors())) else None
     try:
-        return _of(_adapter, wanted).validate_json(text)
+        value = _of(_adapter, wanted).validate_json(text)
+        problems = _misfit(schema, value) if isinstance(schema, Mapping) else None
+        if problems is None:
+            return value
     except pydantic.ValidationError as error:
         problems = problems or _problems(error)
     raise InvalidAnswerError(
@@ -96,6 +99,20 @@ def parse_answer(schema: Any, text: str, request_id: str | None) -> Any:
         cure='Ask again (with replay="off" if it was replayed), or loosen the schema. The answer is in the ledger.',
         request_id=request_id,
     )
+
+
+def _misfit(schema: Mapping[str, Any], value: Any) -> str | None:
+    """Where and how `value` does not fit a JSON schema; None: it does."""
+    import jsonschema
+
+    try:
+        jsonschema.validate(value, schema)
+    except jsonschema.ValidationError as error:
+        where = ".".join(str(part) for part in error.absolute_path) or "the answer"
+        return f"{where}: does not fit {error.validator}={error.validator_value!r:.80}"
+    except Exception:  # the schema itself is none: the provider has judged it
+        return None
+    return None
 
 
 def _problems(error: Any) -> str:

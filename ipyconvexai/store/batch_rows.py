@@ -58,9 +58,19 @@ def wake(store: Store, batch_id: str) -> Mapping[str, Any]:
     return dict(zip(("id", "kind", "options", "fingerprint", "state"), rows[0], strict=True))
 
 
-def spent_by(store: Store, batch_id: str) -> float:
-    """US dollars that the requests of a batch have cost so far."""
-    rows = store.read("SELECT coalesce(sum(cost_usd), 0.0) FROM calls WHERE batch_id = ?::UUID", [batch_id])
+def spent_by(store: Store, batch_id: str, job_id: str | None = None) -> float:
+    """US dollars that the requests of a batch, and of all batches of a job, have cost so far.
+
+    What a request cost whose outcome nobody knows is what was reserved for it.
+    """
+    rows = store.read(
+        """
+        SELECT coalesce(sum(coalesce(s.cost_usd, if(s.status = 'unknown', r.reserved_usd, 0), 0)), 0.0)
+        FROM requests r JOIN responses s ON s.request_id = r.id
+        WHERE r.batch_id = $batch::UUID OR r.batch_id IN (SELECT id FROM batches WHERE job_id = $job::UUID)
+        """,
+        {"batch": batch_id, "job": job_id},
+    )
     return float(rows[0][0])
 
 

@@ -165,9 +165,20 @@ class Ledger:
         """Who was refused asks no more: nobody needs to stand behind it."""
         self.store.append("requests", Intent._fields, [], lambda error: None, note={"withdraw": request_id})
 
-    async def settle(self, outcome: Outcome, *, record: str | None = None, note: dict[str, Any] | None = None) -> None:
-        """Write the outcome; returns when it is durable. `note`: what the provider says of its limits."""
-        receipt = LoopReceipt()
+    async def settle(
+        self,
+        outcome: Outcome,
+        *,
+        record: str | None = None,
+        note: dict[str, Any] | None = None,
+        sent: Callable[[], None] | None = None,
+    ) -> None:
+        """Write the outcome; returns when it is durable.
+
+        `note`: what the provider says of its limits; `sent` is called, where there is a keeper, once it has the
+        outcome: from then on it outlives this process.
+        """
+        receipt = LoopReceipt(sent)
         self.store.append("responses", Outcome._fields, [self._clean_outcome(outcome, record)], receipt, note=note)
         await receipt.future
 

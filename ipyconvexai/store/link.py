@@ -167,8 +167,8 @@ class KeeperStore:
     ) -> None:
         self._pipe.put((table, columns, rows, if_new, note), receipt)
 
-    def _write(self, inserts: list[tuple[Any, ...]]) -> list[Any]:
-        outcomes, self.limited = self._call("write", inserts, repeatable=True)
+    def _write(self, inserts: list[tuple[Any, ...]], sent: Callable[[], None]) -> list[Any]:
+        outcomes, self.limited = self._call("write", inserts, repeatable=True, sent=sent)
         return outcomes  # type: ignore[no-any-return]
 
     def limits(self) -> Rows:
@@ -307,12 +307,12 @@ class KeeperStore:
             self._folder.unlock(lock)
 
     # ------------------------------------------------------------------------------------------ lines to the keeper
-    def _call(self, method: str, *args: Any, repeatable: bool = False) -> Any:
+    def _call(self, method: str, *args: Any, repeatable: bool = False, sent: Callable[[], None] | None = None) -> Any:
         again: tuple[bool, ...] = (False,) if repeatable else ()
         for _ in range(MOST_LOSSES):
             try:
                 with self._line() as line:
-                    return line.ask(method, *args, *again, patience=self._patience)
+                    return line.ask(method, *args, *again, patience=self._patience, sent=sent)
             except LOST:  # the keeper went away: ask the next one; a repeated write goes by row id
                 again = (True,) if repeatable else ()
                 self._drop_idle_lines()

@@ -45,11 +45,15 @@ class ThreadReceipt:
 
 
 class LoopReceipt:
-    """For a coroutine: ``await receipt.future``."""
+    """For a coroutine: ``await receipt.future``.
 
-    __slots__ = ("future", "loop")
+    `sent` is called on the loop once the rows are with the keeper: from then on they outlive this process.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("future", "loop", "sent")
+
+    def __init__(self, sent: Callable[[], None] | None = None) -> None:
+        self.sent = sent
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self.loop.create_future()
 
@@ -77,9 +81,10 @@ def wake(loop: asyncio.AbstractEventLoop, outcomes: list[tuple[LoopReceipt, Erro
 
 
 class Pipe:
-    """`write` sends a list of inserts and returns one outcome for each (None, or a described error)."""
+    """`write` sends a list of inserts, calls its second argument when they are sent, and returns one outcome for each
+    (None, or a described error)."""
 
-    def __init__(self, write: Callable[[list[tuple[Any, ...]]], list[Any]]) -> None:
+    def __init__(self, write: Callable[[list[tuple[Any, ...]], Callable[[], None]], list[Any]]) -> None:
         self._write = write
         self._waiting: collections.deque[Entry] = collections.deque()
         self._condition = threading.Condition()
@@ -134,7 +139,7 @@ class Pipe:
     def _outcomes(self, taken: list[Entry]) -> list[Error | None]:
         """One for each; a lane must never die with receipts in its hands."""
         try:
-            answers = self._write([insert for insert, _ in taken])
+            answers = self._write([insert for insert, _ in taken], lambda: _tell_sent(taken))
             return [rebuild(answer) if answer else None for answer in answers]
         except BaseException as error:
             if len(taken) == 1 or isinstance(error, KeeperUnavailableError):
@@ -150,6 +155,21 @@ class Pipe:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout)
+
+
+def _tell_sent(taken: list[Entry]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
+    for _, receipt in taken:
+        if isinstance(receipt, LoopReceipt) and receipt.sent is not None:
+            by_loop.setdefault(receipt.loop, []).append(receipt.sent)
+    for loop, functions in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(_call_all, functions)
+
+
+def _call_all(functions: list[Callable[[], None]]) -> None:
+    for function in functions:
+        function()
 
 
 def _as_ours(error: BaseException) -> Error:

@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from typing import Any, cast
 
@@ -192,8 +193,8 @@ class Line:
         self.at_rest = True
         self.delivered = False  # the last request reached the other side
 
-    def ask(self, method: str, *args: Any, patience: float = PATIENCE) -> Any:
-        """The keeper's answer to ``method(*args)``.
+    def ask(self, method: str, *args: Any, patience: float = PATIENCE, sent: Callable[[], None] | None = None) -> Any:
+        """The keeper's answer to ``method(*args)``; `sent` is called when all of the question is on its way.
 
         Raises:
             OSError, EOFError: the keeper is gone; the caller asks the next one.
@@ -204,6 +205,8 @@ class Line:
         self.at_rest = self.delivered = False
         self._connection.send_bytes(data)
         self.delivered = True
+        if sent is not None:
+            sent()
         while True:
             if not self._connection.poll(patience):
                 raise silence(patience)

@@ -150,7 +150,7 @@ def test_wrong_options_send_nothing(app: ai.App, endpoint: Endpoint, options: di
 
 
 def test_what_is_no_frame_is_refused(app: ai.App):
-    with pytest.raises(errors.InputError, match="neither a file nor a SELECT"):
+    with pytest.raises(errors.InputError, match="neither a frame nor a list of files"):
         ai.summarize(TEXTS, "text")
 
 

@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import threading
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import Pipe as connections
 from typing import Any
@@ -121,9 +122,10 @@ class Keeper:
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, inserts: list[Any]) -> list[Any]:
+    def __call__(self, inserts: list[Any], sent: Callable[[], None]) -> list[Any]:
         self.gate.wait(10)
         wire.pack(inserts)
+        sent()
         self.messages.append(inserts)
         return [None] * len(inserts)
 

@@ -59,6 +59,7 @@ DOORS = {
     "aiohttp": {"providers"},
     "xllamacpp": {"providers"},
     "genai_prices": {"providers"},
+    "jsonschema": {"providers"},
     "nh3": {"render"},
     "markdown_it": {"render"},
     "pygments": {"render"},

@@ -8,7 +8,7 @@ where no function of one's own has that name. Keys come from the environment: no
 from __future__ import annotations
 
 from ipyconvexai.actions import documents
-from ipyconvexai.actions.batches import run_batch
+from ipyconvexai.actions.batches import run_batch, tend_provider_batch
 from ipyconvexai.actions.conversations import cancel_response, send_message, start_conversation
 from ipyconvexai.actions.documents import process_with_ai
 from ipyconvexai.actions.limits import check_rate_limit, generate_with_rate_limit, record_request
@@ -37,4 +37,5 @@ __all__ = [
     "send_email",
     "send_message",
     "start_conversation",
+    "tend_provider_batch",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import ipyconvexai as ai
 
-__all__ = ["run_batch"]
+__all__ = ["run_batch", "tend_provider_batch"]
 
 # Only the end of its process, and a ledger that is busy, begin it again: rows that fail are errors of their rows.
 WHEN_KILLED = ai.Retry(attempts=100, backoff=2)
@@ -22,3 +22,15 @@ async def run_batch(ctx: Any, spec: dict[str, Any]) -> dict[str, Any]:
     """Run a batch and tell of its end; gives its state, rows, errors, requests, tokens and cost."""
     done: dict[str, Any] = await ai.Job.perform(ctx, spec)
     return done
+
+
+@ai.action(name="ai.tend_provider_batch", internal=True, retry=WHEN_KILLED)
+async def tend_provider_batch(ctx: Any, id: str) -> float | None:
+    """Look at a provider's batch, and collect it when it is over; gives the seconds until it looks again, if it does.
+
+    Whoever waits for it may collect it first: then there is nothing left to do.
+    """
+    again: float | None = await ai.Job.tend(ctx, id)
+    if again is not None:
+        await ctx.scheduler.run_after(again, tend_provider_batch, id=id)
+    return again

@@ -15,6 +15,7 @@ from typing import Any
 from ipyconvexai.application import App, app, opened_over
 from ipyconvexai.batch import calling, notices
 from ipyconvexai.batch.performing import ACTION, Attempt, error_of, heard, stop_batches
+from ipyconvexai.batch.provider_batches import tend
 from ipyconvexai.batch.specs import Spec, opened, spec_of
 from ipyconvexai.errors import CanceledError, DeadlockError, Error, NotFoundError
 from ipyconvexai.functions import crons, jobs
@@ -218,6 +219,11 @@ class Job:
     async def perform(ctx: Any, spec: dict[str, Any]) -> dict[str, Any]:
         """Run a scheduled batch as the job of `ctx`, and tell of its end; for the action ``ai.run_batch``."""
         return await Attempt(opened_over(ctx._runner.store), Spec.of(spec), ctx.job_id, ctx.user_id).to_its_end()
+
+    @staticmethod
+    async def tend(ctx: Any, id: str) -> float | None:
+        """Look at a provider's batch once; for the action ``ai.tend_provider_batch``."""
+        return await tend(opened_over(ctx._runner.store), id)
 
 
 _RUNS_SQL = """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -16,9 +17,15 @@ from ipyconvexai.batch.asks import Done
 from ipyconvexai.batch.provider_batches import Standing, provider_batches
 from ipyconvexai.batch.runner import Chunk, Item, Runner, canceled
 from ipyconvexai.errors import BudgetError, Error
+from ipyconvexai.functions import jobs
+from ipyconvexai.functions.scheduling import new_job
 from ipyconvexai.providers.corridor import CALLER
+from ipyconvexai.store.clock import utc_now
 
 __all__ = ["ProviderRunner"]
+
+TEND = "ai.tend_provider_batch"
+FIRST_LOOK = datetime.timedelta(minutes=2)
 
 
 class ProviderRunner(Runner):
@@ -67,6 +74,7 @@ class ProviderRunner(Runner):
         rest = [ask for key, ask in asks.items() if key not in under_way]
         caller = dataclasses.replace(self.plan.caller, purse=self.plan.purse, send=None)
         made = await service.submit(self.endpoint, rest, caller, caller.batch_id, self._sleep)
+        await asyncio.to_thread(self._look_after, made.ids)
         keys = list(dict.fromkeys([*under_way.values(), *made.ids]))
         counted = _Counted(self._say)
         await service.wait(keys, counted.note, self._sleep, self.control)
@@ -78,6 +86,17 @@ class ProviderRunner(Runner):
         dones |= {key: Done(error=error) for key, error in made.refused.items()}
         lost: Error = self.over or canceled()
         return {key: dones.get(key) or Done(error=lost) for key in asks}
+
+    def _look_after(self, keys: list[str]) -> None:
+        """Have them collected by whoever runs the scheduler, in case that nobody waits any more."""
+        now = utc_now()
+        made = [
+            new_job(TEND, {"id": key}, at=now + FIRST_LOOK, now=now, user_id=self.app.settings.user) for key in keys
+        ]
+        if made:
+            with self.app.store.transaction() as execute:
+                for one in made:
+                    jobs.insert(execute.later, one)
 
 
 class _Counted:

@@ -116,7 +116,7 @@ def _repeat(current: App, spec: Spec, kept: Any, rhythm: Schedule, now: datetime
             f"{spec.name!r} is the name of a cron that runs {rows[0][0]}", cure='Use another name: name="...".'
         )
     if rows and (before := spec_of(rows[0][1])) is not None:
-        if rows[0][2] and not named and (before.args, before.options) != (spec.args, spec.options):
+        if rows[0][2] and not named and _what(before) != _what(spec):
             raise InputError(
                 f"there is {spec.name!r} already, with other options",
                 cure='Give this one a name: name="..."; or stop that one with ai.cancel(its name).',
@@ -128,6 +128,11 @@ def _repeat(current: App, spec: Spec, kept: Any, rhythm: Schedule, now: datetime
     with current.store.transaction() as execute:
         crons.write_cron(execute, Cron(spec.name, function, rhythm, text), current.settings.user, now)
     return spec.id
+
+
+def _what(spec: Spec) -> tuple[Any, ...]:
+    """What makes it another one than one of the same name."""
+    return spec.args, spec.options, spec.data.get("print")
 
 
 def _times(

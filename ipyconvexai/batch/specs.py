@@ -21,6 +21,7 @@ from typing import Any
 
 from ipyconvexai.application import App
 from ipyconvexai.batch import stored_frames
+from ipyconvexai.batch.opening import open_source
 from ipyconvexai.errors import ConfigurationError, InputError
 from ipyconvexai.functions.registry import Function, Kind, of
 from ipyconvexai.functions.validation import nearest
@@ -40,7 +41,7 @@ class Spec:
     Attributes:
         id: of the job, or of what is repeated.
         kind: one of `OPERATIONS`.
-        data: {"frame": id, "as": kind, "columns": [...]}, {"path": text}, {"sql": text} or {"query": name}.
+        data: {"frame": id, "as": kind, "print": hash of its rows}, {"path": text}, {"sql": text} or {"query": name}.
         options: plain values, but for `revived`.
         notify: addresses.
     """
@@ -213,7 +214,10 @@ def look_at(app: App, data: Any, words: Sequence[Any], frame_id: str, *, repeate
         )
     columns = _needed(stored_frames.columns_of(data), words)
     kind, table = stored_frames.as_table(data, columns)
-    return Kept({"frame": frame_id, "as": kind}, stored_frames.native(kind, table.slice(0, 1)), table)
+    print_of = open_source(table).fingerprint()
+    return Kept(
+        {"frame": frame_id, "as": kind, "print": print_of}, stored_frames.native(kind, table.slice(0, 1)), table
+    )
 
 
 def keep_data(app: App, kept: Kept) -> None:

@@ -16,7 +16,8 @@ from ipyconvexai.store.purging import DELETED, REMOVED, Criteria, Kind, found, s
 
 __all__ = ["Purged", "purge", "purgeable"]
 
-_KINDS = ("calls", "messages", "conversations", "documents", "jobs", "prompts", "frames")
+_KINDS = ("calls", "messages", "conversations", "documents", "batches", "jobs", "prompts", "frames")
+_ONE = {"batches": "batch"}
 _EXAMPLE = 'For example: purge(before="30d") or purge(containing="a name").'
 
 
@@ -25,7 +26,7 @@ class Purged:
     """Rows whose content a purge takes, or took. ``int()`` gives their number.
 
     Attributes:
-        calls, messages, conversations, documents, jobs, prompts: how many of each.
+        calls, messages, conversations, documents, batches, jobs, prompts: how many of each.
         frames: rows that were kept for batches that are over by now. They are compressed: `containing` takes all.
         oldest, newest: when they were made, UTC.
         under_way: rows that fit and stay, because they are not over.
@@ -36,6 +37,7 @@ class Purged:
     messages: int = 0
     conversations: int = 0
     documents: int = 0
+    batches: int = 0
     jobs: int = 0
     prompts: int = 0
     frames: int = 0
@@ -52,7 +54,9 @@ class Purged:
 
     def __str__(self) -> str:
         counted = [(kind, getattr(self, kind)) for kind in _KINDS]
-        parts = [f"{number:,} {kind[:-1] if number == 1 else kind}" for kind, number in counted if number]
+        parts = [
+            f"{number:,} {_ONE.get(kind, kind[:-1]) if number == 1 else kind}" for kind, number in counted if number
+        ]
         if not parts or self.oldest is None or self.newest is None:
             return "nothing"
         return f"{', '.join(parts)}, of {self.oldest:%Y-%m-%d %H:%M} to {self.newest:%Y-%m-%d %H:%M} UTC"

@@ -34,7 +34,7 @@ class Criteria(NamedTuple):
 class Kind(NamedTuple):
     """How many rows of a kind fit, and from when to when; `open`: they are under way, and stay."""
 
-    kind: str  # calls, messages, conversations, documents, jobs, prompts, frames
+    kind: str  # calls, messages, conversations, documents, batches, jobs, prompts, frames
     open: bool
     rows: int
     oldest: datetime.datetime | None
@@ -47,7 +47,13 @@ REMOVED: dict[str, tuple[str, str, dict[str, str]]] = {
     "responses": ("request_id", "calls", dict.fromkeys(("body", "body_bytes", "text", "error_message"), "NULL")),
     "messages": ("id", "messages", dict.fromkeys(("content", "error_message"), "NULL")),
     "conversations": ("id", "conversations", dict.fromkeys(("title", "system"), "NULL")),
-    "documents": ("id", "documents", dict.fromkeys(("content", "summary", "source"), "NULL")),
+    "documents": ("id", "documents", dict.fromkeys(("content", "summary", "source", "metadata"), "NULL")),
+    "batches": (
+        "id",
+        "batches",
+        {"options": "'{}'", **dict.fromkeys(("source", "input", "into_column", "error_message"), "NULL")},
+    ),
+    "batch_items": ("batch_id", "batches", dict.fromkeys(("label", "error_message"), "NULL")),
     "scheduled_functions": (
         "id",
         "jobs",
@@ -90,7 +96,7 @@ WHERE (c.title IS NOT NULL OR c.system IS NOT NULL) AND {where}
 """
 _DOCUMENTS = """
 SELECT 'documents' AS kind, d.id, d.created_at AS moment, false AS open FROM documents d
-WHERE (d.content IS NOT NULL OR d.summary IS NOT NULL OR d.source IS NOT NULL) AND {where}
+WHERE (d.content IS NOT NULL OR d.summary IS NOT NULL OR d.source IS NOT NULL OR d.metadata IS NOT NULL) AND {where}
 """
 _JOBS = """
 SELECT 'jobs' AS kind, j.id, j.created_at AS moment, j.finished_at IS NULL AS open FROM scheduled_functions j
@@ -111,6 +117,10 @@ FROM (
     SELECT DISTINCT batch_id, make_timestamp_ms(epoch_ms(uuid_extract_timestamp(batch_id))) AS moment FROM batch_frames
 ) f WHERE {where}
 """
+_BATCHES = """
+SELECT 'batches' AS kind, b.id, b.created_at AS moment, b.finished_at IS NULL AS open FROM batches b
+WHERE (b.options <> '{{}}' OR b.input IS NOT NULL OR b.source IS NOT NULL OR b.error_message IS NOT NULL) AND {where}
+"""
 _THIS_CALL = """(r.id = $row::UUID OR r.retry_of = $row::UUID OR r.conversation_id = $row::UUID
     OR coalesce(r.retry_of, r.id) = (SELECT retry_of FROM requests WHERE id = $row::UUID))"""
 _OLD_TALK = """(c.created_at < $before::TIMESTAMP AND NOT EXISTS (
@@ -119,7 +129,7 @@ _OLD_TALK = """(c.created_at < $before::TIMESTAMP AND NOT EXISTS (
 
 def _fits(criteria: Criteria) -> dict[str, list[str]]:
     """Kind -> conditions, all of which a row must meet."""
-    kinds = ("calls", "messages", "conversations", "documents", "jobs", "prompts", "frames")
+    kinds = ("calls", "messages", "conversations", "documents", "batches", "jobs", "prompts", "frames")
     fits: dict[str, list[str]] = {kind: ["true"] for kind in kinds}
 
     def also(**conditions: str) -> None:
@@ -132,6 +142,7 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
             messages="(m.id = $row::UUID OR m.conversation_id = $row::UUID)",
             conversations="c.id = $row::UUID",
             documents="d.id = $row::UUID",
+            batches="b.id = $row::UUID",
             jobs="(j.id = $row::UUID OR contains(j.args, $row::UUID::VARCHAR))",
             prompts="p.id = $row::UUID",
             frames="f.batch_id = $row::UUID",
@@ -142,6 +153,7 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
             messages="m.created_at < $before::TIMESTAMP",
             conversations=_OLD_TALK,
             documents="d.created_at < $before::TIMESTAMP",
+            batches="b.created_at < $before::TIMESTAMP",
             jobs="j.created_at < $before::TIMESTAMP",
             frames="f.moment < $before::TIMESTAMP",
             # What was saved under a name is in use however old it is.
@@ -152,7 +164,10 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
             calls=_contain(criteria.spellings, "r.body s.body s.text s.error_message", "r.body_bytes s.body_bytes"),
             messages=_contain(criteria.spellings, "m.content m.error_message"),
             conversations=_contain(criteria.spellings, "c.title c.system"),
-            documents=_contain(criteria.spellings, "d.content d.summary d.source"),
+            documents=_contain(criteria.spellings, "d.content d.summary d.source d.metadata"),
+            batches=f"""({_contain(criteria.spellings, "b.options b.source b.input b.into_column b.error_message")}
+                OR EXISTS (SELECT 1 FROM batch_items i WHERE i.batch_id = b.id
+                           AND {_contain(criteria.spellings, "i.label i.error_message")}))""",
             jobs=_contain(criteria.spellings, "j.args j.result j.error_message j.error_data j.errors"),
             prompts=_contain(criteria.spellings, "p.name p.text"),
         )  # of frames any may hold it
@@ -162,6 +177,7 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
             messages="m.conversation_id IN (SELECT unnest($talks::UUID[]))",
             conversations="c.id IN (SELECT unnest($talks::UUID[]))",
             documents="false",
+            batches="false",
             prompts="false",
             frames="false",
             jobs="EXISTS (SELECT 1 FROM (SELECT unnest($talks::UUID[]) AS id) t WHERE contains(j.args, t.id::VARCHAR))",
@@ -187,6 +203,7 @@ def doomed(criteria: Criteria) -> tuple[str, dict[str, Any]]:
             ("messages", _MESSAGES),
             ("conversations", _CONVERSATIONS),
             ("documents", _DOCUMENTS),
+            ("batches", _BATCHES),
             ("jobs", _JOBS),
             ("prompts", _PROMPTS),
             ("frames", _FRAMES),

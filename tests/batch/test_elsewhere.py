@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,7 +11,8 @@ import pandas as pd
 import pytest
 
 import ipyconvexai as ai
-from ipyconvexai.batch import provider_batches
+from ipyconvexai.batch import provider_batches, provider_runner
+from ipyconvexai.functions.changes import hub_of
 from ipyconvexai.testing import Answer, Endpoint, Fault
 
 
@@ -103,3 +106,35 @@ def test_a_budget_holds_for_the_providers_batch(app: ai.App, endpoint: Endpoint,
     assert result["summary"].isna().all()
     assert result["summary_error"].str.startswith("budget").all()
     assert endpoint.batches.all == []
+
+
+def test_the_scheduler_collects_what_nobody_waits_for(
+    app: ai.App, endpoint: Endpoint, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+):
+    """As after a kernel that died: no cell is run again, but a worker is up."""
+    endpoint.batches.polls = None
+    napping = provider_batches._nap
+
+    async def interrupted(*arguments: Any) -> None:
+        raise RuntimeError("the kernel died")
+
+    monkeypatch.setattr(provider_batches, "_nap", interrupted)
+    monkeypatch.setattr(provider_runner, "FIRST_LOOK", datetime.timedelta(0))
+    with pytest.raises(RuntimeError, match="died"):
+        ai.summarize(frame, "text", engine="openai-batch", progress=False)
+    monkeypatch.setattr(provider_batches, "_nap", napping)
+    endpoint.batches.finish(endpoint.batches.all[0])
+    app.functions.start()
+    arrived = threading.Event()
+    unsubscribe = hub_of(app.store).subscribe(lambda tables: arrived.set(), arrived.set)
+    try:
+        while not (over := ai.jobs(name="ai.tend_provider_batch", state="success").fetchall()):
+            assert arrived.wait(20)
+            arrived.clear()
+    finally:
+        unsubscribe()
+    assert len(over) == 1
+    answered = ai.ledger.sql("SELECT count(*) FROM calls WHERE endpoint = 'chat/completions' AND status = 'ok'")
+    assert answered.fetchall() == [(12,)]
+    assert ai.summarize(frame, "text", progress=False)["summary"].notna().all()
+    assert len(endpoint.batches.all) == 1

@@ -350,3 +350,29 @@ def test_help_shows_the_shared_options():
     assert {"budget", "engine", "retry_failed", "dry_run", "params"} <= set(names)
     assert "US dollars that may be spent" in (ai.summarize.__doc__ or "")
     assert "{options}" not in (ai.asummarize.__doc__ or "")
+
+
+# ------------------------------------------------------------------------------------------------- what is kept
+def test_a_purge_takes_what_a_batch_keeps_of_its_question_and_rows(app: ai.App, endpoint: Endpoint):
+    endpoint.reply(lambda call: Fault(400, message="no: peachblossom") if "one" in question(call) else "fine")
+    frame = pd.DataFrame({"text": ["one", "two"], "place": ["peachblossom", "elsewhere"]})
+    ai.summarize(frame, "text", progress=False, prompt="{document} by peachblossom")
+    ai.reduce(frame, "text", by="place", progress=False)
+    holding = "SELECT count(*) FROM {} t WHERE contains(t::VARCHAR, 'peachblossom')"
+    for table in ("batches", "batch_items"):
+        assert ai.ledger.sql(holding.format(table)).fetchall() != [(0,)]
+    assert ai.ledger.purge(containing="peachblossom").batches == 2
+    for table in ("batches", "batch_items", "requests", "responses", "documents"):
+        assert ai.ledger.sql(holding.format(table)).fetchall() == [(0,)], table
+    assert [row["kind"] for row in states(app)] == ["reduce", "summarize"], "the rows stay, with their counts"
+
+
+def test_without_content_a_batch_keeps_none(endpoint: Endpoint, tmp_path: Any):
+    endpoint.reply(lambda call: Fault(400, message="no: peachblossom"))
+    with ai.connect(tmp_path / "bare.duckdb", model="openai:gpt-4o-mini", record="metadata") as app:
+        frame = pd.DataFrame({"text": ["one"], "place": ["peachblossom"]})
+        ai.summarize(frame, "text", progress=False, prompt="{document} by peachblossom")
+        ai.reduce(frame, "text", by="place", progress=False)
+        for table in ("batches", "batch_items", "requests", "responses", "documents"):
+            found = app.ledger.sql(f"SELECT count(*) FROM {table} t WHERE contains(t::VARCHAR, 'peachblossom')")
+            assert found.fetchall() == [(0,)], table

@@ -55,6 +55,8 @@ def nothing_left_open() -> Iterator[None]:
     application = sys.modules.get("ipyconvexai.application")
     while application is not None and application._current is not None:
         application._current.close()
+    for left in list(application._open_apps) if application is not None else ():
+        left.close()
 
 
 @pytest.fixture

@@ -118,11 +118,11 @@ def forgetful() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
     yield
+    ours = ("ipyconvexai-changes", "ipyconvexai-loop")
     wait_for(
-        lambda: (
-            not [t for t in threading.enumerate() if t.name.startswith(("ipyconvexai-changes", "ipyconvexai-loop"))]
-        ),
+        lambda: not [t for t in set(threading.enumerate()) - before if t.name.startswith(ours)],
         "the scheduler's threads to end",
         5,
     )

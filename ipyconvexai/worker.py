@@ -13,9 +13,9 @@ import datetime
 import json
 import linecache
 import os
-import queue
 import re
 import signal
+import socket
 import sys
 import threading
 import types
@@ -130,32 +130,30 @@ def _signals(stop: threading.Event) -> Iterator[None]:
         yield
         return
 
-    # A handler runs in the main thread, which may hold the event's own lock at that moment, as it begins to wait for
-    # it: to set it there would be to wait for oneself. A SimpleQueue may be put into at any moment.
-    heard: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-    first = True
-
-    def handle(number: int, frame: object) -> None:
-        nonlocal first
-        if not first:
-            os._exit(128 + number)
-        first = False
-        heard.put(number)
+    # A Python handler runs once the main thread runs bytecode: never, where the signal came just before it began to
+    # wait, or went to another thread. The interpreter's own handler writes the number to this socket wherever it runs.
+    heard, told = socket.socketpair()
+    told.setblocking(False)
 
     def listen() -> None:
-        if heard.get() is not None:
+        if number := heard.recv(1):
             stop.set()
+            if number := heard.recv(1):
+                os._exit(128 + number[0])
 
     listener = threading.Thread(target=listen, name="ipyconvexai-signals", daemon=True)
     listener.start()
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    wakeup = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        heard.put(None)
+        signal.set_wakeup_fd(wakeup)
+        told.close()  # ends the listener
         listener.join()
+        heard.close()
 
 
 def _line(event: Event) -> str:

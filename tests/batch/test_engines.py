@@ -304,8 +304,8 @@ def test_one_that_fails_costs_the_others_nothing(app: ai.App, endpoint: Endpoint
     failed = {number for number, each in enumerate(ways[1]) if isinstance(each, Error)}
     assert failed == {3, 5, 7, 9}
     rows = app.ledger.sql(
-        "SELECT request->>'$.messages[0].content', status, http_status, error_code, error_message, count(*) "
-        "FROM calls GROUP BY ALL"
+        "SELECT request->>'$.messages[0].content', status, http_status, error_code, "
+        "regexp_replace(error_message, '\\d+ of \\d+', 'n of m'), count(*) FROM calls GROUP BY ALL"
     ).fetchall()
     assert all(count % 2 == 0 for *_, count in rows), rows
     assert endpoint.count == sum(count for *_, count in rows)

@@ -259,19 +259,26 @@ def test_a_cron_in_a_file_runs(tmp_path: Path):
     store.close()
 
 
-def test_a_signal_that_comes_as_the_worker_begins_to_wait_is_heard():
-    """The main thread holds the event's lock then: a handler that sets the event would wait for itself."""
+@pytest.mark.parametrize(
+    "wait",
+    [
+        # The main thread holds the event's lock: a handler that sets the event would wait for itself.
+        "with self._cond:\n   os.kill(os.getpid(), signal.SIGTERM)\n   for _ in range(1000): pass",
+        # Another thread takes the signal, so that nothing wakes the main one to run a handler.
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n  threading.Timer(0.1, os.kill, (os.getpid(), 15)).start()",
+    ],
+    ids=["as it begins to wait", "to another thread"],
+)
+def test_a_signal_is_heard(wait: str):
     code = (
         "import os, signal, threading; from ipyconvexai import worker\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
         "class Stop(threading.Event):\n"
-        "    def wait(self, timeout=None):\n"
-        "        with self._cond:\n"
-        "            os.kill(os.getpid(), signal.SIGTERM)\n"
-        "            for _ in range(1000): pass\n"  # the handler runs between two instructions
-        "        return super().wait(timeout)\n"
+        f" def wait(self, timeout=None):\n  {wait}\n"
+        "  return super().wait(timeout)\n"
         "stop = Stop()\n"
         "with worker._signals(stop):\n"
-        "    print(stop.wait(20))\n"
+        "    print(stop.wait(5))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=30)

@@ -32,6 +32,7 @@ _LAB = """
 import os, signal, sys, threading
 def follow():
     sys.stdin.buffer.read()
+    print("The tests ended.", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=follow, daemon=True).start()
 from jupyterlab.labapp import main
@@ -81,12 +82,14 @@ class Server:
         family = _family(self._process.pid)
         assert self._process.stdin is not None
         self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self._process.wait(10)
+        except subprocess.TimeoutExpired:  # it may wait for a kernel for ever
+            self._process.kill()
+            self._process.wait()
         for process in family:  # kernels are in sessions of their own; none outlives the tests
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self._process.wait()
 
     def write(self, name: str, cells: list[str]) -> Path:
         """A notebook of these cells, in a folder of its own, which is its kernel's, too."""

@@ -265,7 +265,8 @@ def test_a_cron_in_a_file_runs(tmp_path: Path):
         # The main thread holds the event's lock: a handler that sets the event would wait for itself.
         "with self._cond:\n   os.kill(os.getpid(), signal.SIGTERM)\n   for _ in range(1000): pass",
         # Another thread takes the signal, so that nothing wakes the main one to run a handler.
-        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n  threading.Timer(0.1, os.kill, (os.getpid(), 15)).start()",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        "  threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()",
     ],
     ids=["as it begins to wait", "to another thread"],
 )

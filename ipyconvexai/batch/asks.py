@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ipyconvexai.batch.templates import check_unicode
 from ipyconvexai.errors import CallError, Error
 from ipyconvexai.providers.calls import KeyMaker, body_bytes, cache_key
 from ipyconvexai.providers.endpoints import Endpoint
@@ -48,6 +49,8 @@ class Recipe:
         self._before, self._after = before, after
         self._fixed = {"model": endpoint.model, **endpoint.named(params or {})}
         self._system = [{"role": "system", "content": system}] if system else []
+        for text in (system or "", before, after):
+            check_unicode(text)
         self._keys = KeyMaker(endpoint.identity, PATH, self.body)
 
     def body(self, text: str, more: Sequence[dict[str, str]] = ()) -> dict[str, Any]:

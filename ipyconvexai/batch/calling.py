@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 from ipyconvexai.application import App, within
+from ipyconvexai.batch.options import run_as
 from ipyconvexai.batch.running import Checked
 from ipyconvexai.batch.specs import Spec, revived
 
@@ -31,18 +32,18 @@ def check(owner: App, spec: Spec, sample: Any) -> None:
     Raises:
         InputError, UnknownColumnError, ConfigurationError: something is.
     """
-    with within(owner), contextlib.suppress(Checked):
-        _operation(spec.kind)(sample, *spec.args, **revived(spec.options), check=True, progress=False)
+    with within(owner), run_as(check=True), contextlib.suppress(Checked):
+        _operation(spec.kind)(sample, *spec.args, **revived(spec.options), progress=False)
 
 
 async def run(owner: App, spec: Spec, data: Any, job: str, resume: str | None) -> None:
     """Run it as the job `job`; `resume`: the batch that goes on."""
-    with within(owner):
-        await _operation(f"a{spec.kind}")(data, *spec.args, **revived(spec.options), job=job, resume=resume)
+    with within(owner), run_as(job=job):
+        await _operation(f"a{spec.kind}")(data, *spec.args, **revived(spec.options), resume=resume)
 
 
 def recall(owner: App, spec: Spec, data: Any, batch: str) -> Any:
     """The frame with the results of `batch`; nothing is sent. Blocking."""
     options = {name: value for name, value in spec.options.items() if name not in _OF_THE_RUN}
-    with within(owner):
-        return _operation(spec.kind)(data, *spec.args, **revived(options), recall=batch, progress=False)
+    with within(owner), run_as(recall=batch):
+        return _operation(spec.kind)(data, *spec.args, **revived(options), progress=False)

@@ -107,9 +107,11 @@ class RelationSource(Source):
     kind = description = "DuckDB relation"
 
     def __init__(self, relation: Any) -> None:
+        from ipyconvexai.store.files import names_of
+
         self._relation = relation
         self._kept: Snapshot | None = None
-        self.columns = [str(name) for name in relation.columns]
+        self.columns = names_of(relation)
         check_unique([name.casefold() for name in self.columns])  # SQL knows no case
 
     @property

@@ -177,6 +177,11 @@ class Job:
         batch = self._app.store.read(
             "SELECT id::VARCHAR FROM batches WHERE job_id = ?::UUID ORDER BY created_at DESC, id DESC LIMIT 1", [key]
         )
+        if self._app.settings.record != "full":
+            raise NotFoundError(
+                'this ledger keeps no answers (record="metadata")',
+                cure=f"They are in the file that it wrote: {row['spec'].options.get('output')}.",
+            )
         data = opened(self._app, row["spec"].data)
         found = data if data is None else calling.recall(self._app, row["spec"], data, batch[0][0] if batch else key)
         if {"sql", "query"} & set(row["spec"].data):

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +25,7 @@ from ipyconvexai.providers.retry import LONGEST_PAUSE
 from ipyconvexai.settings import parse_replay
 from ipyconvexai.values import Replay
 
-__all__ = ["DETAILS", "PROVIDERS_BATCH", "Options", "concurrency_at", "with_options"]
+__all__ = ["DETAILS", "PROVIDERS_BATCH", "Options", "concurrency_at", "run_as", "with_options"]
 
 CONCURRENCY = 32
 LOCAL_CONCURRENCY = 2  # the local server's slots
@@ -63,6 +65,7 @@ class Options:
     dry_run: bool = False
     progress: bool = True
     params: dict[str, Any] = field(default_factory=dict)
+    # What only ``run_as`` says.
     job: str | None = None  # the scheduled function that runs it
     recall: str | None = None  # the batch whose results are wanted again: nothing is sent
     check: bool = False  # only look whether it could run: ``Checked`` is raised if so
@@ -81,7 +84,7 @@ class Options:
         for name in params:  # a mistyped option would go to the provider, and all would be asked and paid anew
             if near := difflib.get_close_matches(name, [*_NAMES, *_OF_OPERATIONS], n=1, cutoff=0.8):
                 raise InputError(f"{kind} takes no {name}=", cure=f"Did you mean {near[0]}=? Nothing was sent.")
-        made = cls(**own, params=plain_params(params))
+        made = cls(**own, params=plain_params(params), **_run_as.get())
         made._check()
         return made
 
@@ -128,12 +131,26 @@ class Options:
         return tuple(self.details) if isinstance(self.details, Sequence) else (repr(self.details),)
 
 
+_run_as: ContextVar[dict[str, Any]] = ContextVar("ipyconvexai_run_as", default={})  # noqa: B039 # never changed
+
+
+@contextlib.contextmanager
+def run_as(**what: Any) -> Iterator[None]:
+    """Batches that begin in here are run as `what` says: ``job``, ``recall`` or ``check``, which nothing else says."""
+    token = _run_as.set(what)
+    try:
+        yield
+    finally:
+        _run_as.reset(token)
+
+
 def concurrency_at(endpoint: Endpoint, options: Options) -> int:
     """Requests being sent at once."""
     return options.concurrency or (LOCAL_CONCURRENCY if endpoint.provider == "local" else CONCURRENCY)
 
 
-_NAMES = {field.name for field in dataclasses.fields(Options)} - {"params"}
+_UNSAID = {"params", "job", "recall", "check"}  # no keywords of a public function's
+_NAMES = {field.name for field in dataclasses.fields(Options)} - _UNSAID
 
 
 def _plain(value: Any) -> Any:
@@ -156,8 +173,11 @@ def _check_output(output: Any) -> None:
     suffix = Path(output).suffix.lower() if isinstance(output, str | os.PathLike) else None
     if suffix not in (".parquet", ".csv"):
         raise InputError(f"output={output!r} is no file of rows", cure='For example: output="summaries.parquet".')
-    if not Path(output).expanduser().resolve().parent.is_dir():
+    folder = Path(output).expanduser().resolve().parent
+    if not folder.is_dir():
         raise InputError(f"the folder of output={str(output)!r} is not there", cure="Make it, or name another.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"nothing can be written where output={str(output)!r} is", cure="Name another folder.")
 
 
 OPTIONS_HELP = """
@@ -186,7 +206,7 @@ def with_options(function: F) -> F:
     """Show the shared options in the signature and the help of `function`, whose docstring has ``{options}``."""
     own = inspect.signature(function)
     parameters = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    hidden = {"params", "job", "recall", "check"} | ({"progress"} if inspect.iscoroutinefunction(function) else set())
+    hidden = _UNSAID | ({"progress"} if inspect.iscoroutinefunction(function) else set())
     shared = [
         inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
         for one in dataclasses.fields(Options)

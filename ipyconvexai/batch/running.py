@@ -43,7 +43,7 @@ Take = Callable[[Chunk], Awaitable[None]]
 
 
 class Checked(Exception):
-    """With ``check=True``, in place of running: nothing is wrong with the options."""
+    """With ``run_as(check=True)``, in place of running: nothing is wrong with the options."""
 
 
 class Operation(Protocol):

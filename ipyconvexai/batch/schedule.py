@@ -87,6 +87,11 @@ def schedule(
         notify=notices.addresses(notify),
     )
     spec = replace(spec, name=_name(name, spec))
+    if current.settings.record != "full" and spec.options.get("output") is None:
+        raise InputError(
+            'this ledger keeps no answers (record="metadata"): what this batch gives would be lost',
+            cure='Have it written to a file: output="results.parquet".',
+        )
     if kept.sample is not None:
         calling.check(current, spec, kept.sample)
     stored_frames.forget_unused(current.store, now)

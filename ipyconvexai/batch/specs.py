@@ -273,16 +273,16 @@ def _path(text: str, repeated: bool) -> str:
     return path
 
 
-def _needed(columns: Sequence[str], words: Sequence[Any]) -> list[str]:
+def _needed(columns: Sequence[Any], words: Sequence[Any]) -> list[Any]:
     """The columns that are named, alone or as ``{column}`` in a text; all of them where none is."""
     texts = list(_texts(words))
-    named = [name for name in columns if any(name == text or f"{{{name}" in text for text in texts)]
+    named = [name for name in columns if any(str(name) == text or f"{{{name}" in text for text in texts)]
     return named or list(columns)
 
 
 def _texts(value: Any) -> Sequence[str]:
-    if isinstance(value, str):
-        return [value]
+    if isinstance(value, str | int):
+        return [str(value)]
     if isinstance(value, Mapping):
         value = list(value.values())
     return [text for item in value for text in _texts(item)] if isinstance(value, list | tuple) else []

@@ -33,15 +33,16 @@ _LAZY = "lazy "
 _PANDAS = "pandas"
 
 
-def columns_of(frame: Any) -> list[str]:
-    """
+def columns_of(frame: Any) -> list[Any]:
+    """Their names; those of pandas may be numbers.
+
     Raises:
         InputError: it is no frame.
     """
-    return [str(name) for name in _opened(frame).collect_schema().names()]
+    return list(_opened(frame).collect_schema().names())
 
 
-def as_table(frame: Any, columns: Sequence[str]) -> tuple[str, pa.Table]:
+def as_table(frame: Any, columns: Sequence[Any]) -> tuple[str, pa.Table]:
     """The kind of the frame, for ``native``, and these columns of it.
 
     Raises:
@@ -51,7 +52,7 @@ def as_table(frame: Any, columns: Sequence[str]) -> tuple[str, pa.Table]:
 
     opened = _opened(frame)
     kind = str(opened.implementation).removeprefix("Implementation.").lower()
-    chosen = opened.select(*columns)
+    chosen = opened.select(*map(nw.col, columns))
     try:
         if isinstance(chosen, nw.LazyFrame):
             return f"{_LAZY}{kind}", chosen.collect().to_arrow()

@@ -28,7 +28,7 @@ from uuid import UUID
 from ipyconvexai.errors import InputError, UnknownColumnError
 from ipyconvexai.functions.validation import nearest
 
-__all__ = ["Template", "written"]
+__all__ = ["Template", "check_unicode", "written"]
 
 _NUMBER_FORMAT = re.compile(r"(?:[^{}]?[<>=^])?[-+ ]?z?#?0?\d{0,3}[_,]?(?:\.\d{1,3})?[bcdeEfFgGnosxX%]?")
 _DATE_FORMAT = re.compile(r"[^{}]*%[-#]?[A-Za-z][^{}]*")
@@ -38,6 +38,20 @@ _FORMATTED = (str, bool, int, float, Decimal, datetime.date, datetime.time)
 _SHOWN_COLUMNS = 8
 _LONGEST_PLAIN = 40  # digits of a Decimal that is written without an exponent
 _DEEPEST = 50  # lists within lists
+
+
+def check_unicode(text: str) -> None:
+    """
+    Raises:
+        InputError: `text` holds half a character (a lone surrogate), which no request can.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{text[max(0, error.start - 20) : error.start]!r} is followed by half a character (a lone surrogate)",
+            cure='Take it out: text.encode(errors="ignore").decode().',
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,7 @@ class Template:
         if not isinstance(text, str):
             cure = 'For example: "Classify: {title}".'
             raise InputError(f"a template is a text, not {type(text).__name__}", cure=cure)
+        check_unicode(text)
         self.text = text
         self._parts = list(_joined(_Parser(text, columns).parts()))
         self.fields = list(dict.fromkeys(part.name for part in self._parts if isinstance(part, _Field)))

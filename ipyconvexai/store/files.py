@@ -27,13 +27,12 @@ from ipyconvexai.errors import DiskFullError, InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Files", "Joined", "Results", "Scratch", "Snapshot", "Target", "format_of", "write_arrow"]
+__all__ = ["Files", "Joined", "Results", "Scratch", "Snapshot", "Target", "format_of", "names_of", "write_arrow"]
 
 MEMORY = "192MB"
 GROUP_ROWS = 10_240  # of a row group that is written: DuckDB holds some of them
 GROUP_BYTES = 16_000_000  # of new columns that wait to be written
 COUNTED_BYTES = 300_000_000  # of CSV or JSON, which are counted by reading them: 1 s
-SURE_BYTES = 30_000_000  # of CSV whose types are found by reading all of it: 0.2 s
 
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "lines", ".ndjson": "lines"}
 _PACKED = {".gz": "gzip"}
@@ -116,8 +115,11 @@ class Files:
         self._starts: list[int] = []  # the first row of each file of which rows were read
         self._read_from: list[str] = []
         self._rows: int | None = None
+        self._kinds: dict[str, str] = {}
         with _translated(self.description), _connect() as connection:
-            self._columns = [str(row[0]) for row in connection.execute(f"DESCRIBE FROM {self._table}").fetchall()]
+            described = connection.execute(f"DESCRIBE FROM {self._table}").fetchall()
+        self._columns = [str(row[0]) for row in described]
+        self._kinds = {str(row[0]): str(row[1]) for row in described}
 
     @property
     def columns(self) -> list[str]:
@@ -206,8 +208,10 @@ class Files:
         # In a literal name nothing is a pattern.
         names = ", ".join(_text(glob.escape(str(path))) for path in self.paths)
         options = ", union_by_name = true" if len(self.paths) > 1 else ""
-        if self.format == "csv" and sum(self._sizes) <= SURE_BYTES:
-            options += ", sample_size = -1"
+        if self.format == "csv":
+            # By a sample the last row may be found not to fit when all is paid. All of it is 6 s for a gigabyte, once.
+            found = ", ".join(f"{_text(name)}: {_text(kind)}" for name, kind in self._kinds.items())
+            options += f", types = {{{found}}}" if found else ", sample_size = -1"
         if self.format == "lines":
             options += ", format = 'newline_delimited'"
         return f"{_READERS[self.format or 'csv']}([{names}]{options})"
@@ -256,6 +260,16 @@ def _reading(what: str) -> Iterator[None]:
         if isinstance(error.__cause__, duckdb.OutOfMemoryException):
             raise error.__cause__ from None
         raise
+
+
+def names_of(relation: Any) -> list[str]:
+    """The columns of a DuckDB relation.
+
+    Raises:
+        InputError: it cannot be asked: its connection was closed, say.
+    """
+    with _translated("the relation"):
+        return [str(name) for name in relation.columns]
 
 
 class Snapshot(Files):

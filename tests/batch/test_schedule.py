@@ -291,6 +291,15 @@ def test_data_that_cannot_be_kept_is_refused(app: ai.App, tmp_path: Path):
     with ai.connect(":memory:", record="metadata") as quiet:
         with pytest.raises(errors.InputError, match="keeps no content"):
             ai.schedule(ai.summarize, frame(), "text", model="openai:gpt-4o-mini")
+        (tmp_path / "texts.csv").write_text("text\nfirst text\n")
+        with pytest.raises(errors.InputError, match="would be lost"):
+            ai.schedule(ai.summarize, tmp_path / "texts.csv", "text")
+        there = tmp_path / "done.csv"
+        job = ai.schedule(ai.summarize, tmp_path / "texts.csv", "text", output=there)
+        assert job.wait(30) == "success"
+        assert there.read_text().startswith("text,summary,summary_error\nfirst text,echo: ")
+        with pytest.raises(errors.NotFoundError, match=r"done\.csv"):
+            job.result()
         assert quiet.store.read("SELECT count(*) FROM batch_frames") == [(0,)]
 
 
@@ -506,6 +515,12 @@ def test_frames_are_kept_in_parts_and_read_back(app: ai.App, monkeypatch: pytest
     assert stored_frames.read_back(app.store, empty).schema.names == table.schema.names
     with pytest.raises(errors.NotFoundError, match="were removed"):
         stored_frames.read_back(app.store, new_id())
+
+
+def test_columns_may_have_numbers_for_names(app: ai.App):
+    made = ai.schedule(ai.summarize, pd.DataFrame({0: ["a text"], 7: ["another"]}), 0).result(30)
+    assert made.columns.tolist() == [0, "summary", "summary_error"]
+    assert made["summary"].notna().all()
 
 
 def test_only_the_columns_that_are_named_are_kept(app: ai.App):

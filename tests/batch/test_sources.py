@@ -289,6 +289,34 @@ def test_the_result_of_files_is_a_relation_for_plain_duckdb(tmp_path: Path):
     assert duckdb.execute("SELECT count(*), max(loud) FROM made").fetchall() == [(3, "TEXT 2")]
 
 
+def test_the_last_row_of_a_long_csv_file_may_be_of_another_type(tmp_path: Path):
+    """By a sample it would be a number, and the last row an error when all is paid."""
+    path = tmp_path / "long.csv"
+    path.write_text("number,text\n" + f"1,{'long ' * 300}\n" * 25_000 + "none,last\n")
+    source = open_source(path)
+    sink = source.sink([Output("x", pa.int64())])
+    for chunk in source.chunks(["text"], 5000):
+        sink.write({"x": [len(text) for text in chunk["text"]]})
+    made = sink.finish()
+    assert made.filter("x = 4").fetchall() == [("none", "last", 4)]
+    assert made.aggregate("count(*)").fetchall() == [(25_001,)]
+
+
+def test_a_csv_file_without_rows(tmp_path: Path):
+    path = tmp_path / "empty.csv"
+    path.write_text("id,text\n")
+    made = through(open_source(path))
+    assert (made.columns, made.fetchall()) == (["id", "text", "loud", "length", "tags"], [])
+
+
+def test_a_relation_of_a_closed_connection_says_so():
+    connection = duckdb.connect()
+    relation = connection.sql("SELECT 'a' AS text")
+    connection.close()
+    with pytest.raises(errors.InputError, match="relation"):
+        through(open_source(relation))
+
+
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.json", "out.ndjson", "it's [1].csv.gz"])
 def test_files_are_written_to_a_file(name: str, tmp_path: Path):
     result = through(open_source([write(tmp_path / "in.parquet", range(3))]), tmp_path / name)

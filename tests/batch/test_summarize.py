@@ -140,7 +140,9 @@ def test_an_unknown_column_names_the_nearest(app: ai.App, endpoint: Endpoint):
 
 
 @pytest.mark.parametrize(
-    "options", [{"prompt": "no place"}, {"on_error": "shrug"}, {"concurrency": 0}], ids=["prompt", "on_error", "none"]
+    "options",
+    [{"prompt": "no place"}, {"prompt": "half \ud800 of {document}"}, {"on_error": "shrug"}, {"concurrency": 0}],
+    ids=["prompt", "half a character", "on_error", "none"],
 )
 def test_wrong_options_send_nothing(app: ai.App, endpoint: Endpoint, options: dict[str, Any]):
     with pytest.raises(errors.InputError) as caught:

@@ -118,6 +118,7 @@ def test_what_looks_like_a_column_and_is_none_is_told(text: str, says: str):
         ("{score:, list}", "the format in {score:, list} is none"),
         ("{score:999999999}", "is none"),
         (7, "a template is a text, not int"),
+        ("half \ud800 of {title}", "'half ' is followed by half a character"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_told(text: Any, says: str):

@@ -46,7 +46,7 @@ _FIRST = 1000.0  # before IPython's own, which are not asked where this one has 
 # Compiled when they are first used: loading the extension stays cheap.
 _LINE = r"(?s)\s*(%%?)ai[ \t]+(.*)"
 # Quotation marks that are not closed: they begin a word, and none before a blank or the end follows.
-_OPEN = r"""(?s)(?:^|(?<=[\s=]))(["'])(?:(?!\1(?:\s|$)).)+$|(?:^|(?<=[\s=]))["']$"""
+_OPEN = r"""(?s)(?:^|(?<=[\s=]))(["'])(?:(?!\1(?:\s|\Z)).)+\Z|(?:^|(?<=[\s=]))["']\Z"""
 
 
 # ------------------------------------------------------------------------------------------- IPython's protocol
@@ -127,7 +127,7 @@ def candidates(session: Session, text: str, *, is_cell: bool) -> tuple[list[str]
 
 def _last_word(text: str) -> str:
     """With its blanks, where it began with a quotation mark."""
-    match = re.search(_OPEN, text) or re.search(r"\S*$", text)
+    match = re.search(_OPEN, text) or re.search(r"\S*\Z", text)
     return match[0] if match else ""
 
 

@@ -457,7 +457,7 @@ def test_a_limit_holds_where_workers_send(app: ai.App, endpoint: Endpoint, dask:
     times = sorted(call.time for call in endpoint.calls)
     assert len(times) == 90
     assert all(later - first > 1.0 for first, later in zip(times, times[30:], strict=False))
-    assert times[-1] - times[0] < 6.0, "and it is used"
+    assert times[-1] - times[0] < 20.0, "and it is used: three seconds on a quiet machine"
 
 
 def test_a_process_whose_clock_is_not_known_is_asked_first(

@@ -19,7 +19,7 @@ from typing import Any
 
 import nbformat
 import psutil
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Error, Locator, Page
 
 import ipyconvexai
 
@@ -104,13 +104,18 @@ class Server:
     def address(self, path: Path) -> str:
         return f"{self.url}/lab/tree/{path.relative_to(self.notebooks)}?reset"
 
+    @property
+    def last_words(self) -> str:
+        """The end of its log."""
+        return self._log.read_text(errors="replace")[-3000:]
+
     def _wait(self) -> None:
         ends = time.monotonic() + PATIENCE
         while True:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/api/status", timeout=2):
                 return
             if self._process.poll() is not None or time.monotonic() > ends:
-                raise RuntimeError(f"JupyterLab did not start:\n{self._log.read_text(errors='replace')[-3000:]}")
+                raise RuntimeError(f"JupyterLab did not start:\n{self.last_words}")
             time.sleep(0.05)
 
 
@@ -244,11 +249,15 @@ class Notebook:
         self.page = page
         self.path = path
         inside = path.relative_to(server.notebooks).as_posix()
-        if page.url.startswith(server.url):  # JupyterLab is loaded, which is what takes most of the time
-            page.evaluate(_OPEN, inside)
-        else:
-            page.goto(server.address(path), wait_until="domcontentloaded", timeout=PATIENCE * 1000)
-        page.evaluate(_READY, {"path": inside, "patience": PATIENCE * 1000})
+        try:
+            if page.url.startswith(server.url):  # JupyterLab is loaded, which is what takes most of the time
+                page.evaluate(_OPEN, inside)
+            else:
+                page.goto(server.address(path), wait_until="domcontentloaded", timeout=PATIENCE * 1000)
+            page.evaluate(_READY, {"path": inside, "patience": PATIENCE * 1000})
+        except Error as error:
+            error.add_note(f"JupyterLab's last words:\n{server.last_words}")
+            raise
 
     def run(self, index: int) -> None:
         """Run a cell and wait for its end, good or bad."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
@@ -281,6 +281,7 @@ _PIECES = st.sampled_from(
 )
 
 
+@example("openai!\n", False)
 @given(st.one_of(st.text(max_size=40), st.lists(_PIECES, max_size=8).map(" ".join)), st.booleans())
 def test_any_line_gives_names_that_replace_its_end(text: str, is_cell: bool):
     session = Session(type("Shell", (), {"user_ns": {"Odd": Odd}})(), aliases={"mine": Alias("openai")})

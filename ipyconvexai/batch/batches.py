@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ipyconvexai.batch.asks import Result
+from ipyconvexai.batch.collector import put_off
 from ipyconvexai.batch.control import Control
 from ipyconvexai.batch.runner import Item
 from ipyconvexai.errors import Error, TransactionError
@@ -185,7 +186,7 @@ class Entry:
         sql = f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values}"
         for tries in range(WRITES):
             try:
-                with self._store.transaction() as execute:
+                with put_off(), self._store.transaction() as execute:
                     execute.later(sql, [list(column) for column in zip(*rows, strict=True)])
             except TransactionError:
                 if tries == WRITES - 1:

@@ -51,7 +51,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def put_off() -> Iterator[None]:
-    """For a block of some milliseconds in which nothing is awaited."""
+    """For a block of some hundred milliseconds: with what it waits for, for the ledger waits, too, are some."""
     _collector.off()
     try:
         yield

@@ -185,7 +185,8 @@ class Runner:
     # ------------------------------------------------------------------------------------------ chunks
     async def _read(self, chunks: AsyncIterator[Chunk]) -> None:
         async for chunk in chunks:
-            await self.begin(chunk)
+            with put_off():
+                await self.begin(chunk)
             self._push(chunk.new)
             self._open.append(chunk)
             self._opened.set()
@@ -228,7 +229,8 @@ class Runner:
             chunk = self._open[0]
             await chunk.settled.wait()
             self._open.popleft()
-            await retire(chunk)
+            with put_off():
+                await retire(chunk)
             self._retired.set()
 
     # ------------------------------------------------------------------------------------------ rounds

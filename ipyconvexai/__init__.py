@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from ipyconvexai.values import Status as Status
     from ipyconvexai.values import Usage as Usage
     from ipyconvexai.watching import watch as watch
+    from ipyconvexai.widgets.chat import chat as chat
 
     ledger: Records
     register_provider = catalog.register
@@ -109,6 +110,7 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "asummarize": "batch.summarize",
     "batches": "api",
     "cancel": "api",
+    "chat": "widgets.chat",
     "connect": "application",
     "cron": "functions.crons",
     "crons": "api",

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from ipyconvexai.deadlines import Stopped
 from ipyconvexai.errors import CanceledError, Error, InputError, NotFoundError, TransactionError
@@ -28,7 +28,7 @@ from ipyconvexai.reply import Reply
 from ipyconvexai.settings import redact
 from ipyconvexai.store.link import Execute
 
-__all__ = ["MessageStream", "Owner", "SyncMessageStream"]
+__all__ = ["Draft", "MessageStream", "Owner", "SyncMessageStream", "listen"]
 
 SAVE_EVERY = 0.25  # seconds between two pieces of a message, at most
 TRIES = 5  # of settling, which may be repeated
@@ -66,6 +66,35 @@ class Owner:
     user_id: str | None = None
     job_id: str | None = None
     ended_by: Callable[[], BaseException | None] = lambda: None
+
+
+class Draft(Protocol):
+    """A message that this process is writing."""
+
+    message_id: str
+
+    @property
+    def text(self) -> str:
+        """What has been written so far."""
+
+
+_readers: tuple[Callable[[Draft], None], ...] = ()
+
+
+def listen(notice: Callable[[Draft], None]) -> Callable[[], None]:
+    """Have `notice` called with each message that this process writes, after each piece; gives what ends that.
+
+    It is called where it is written, before it is saved: hand over and return. Others see it a quarter of a second
+    later, in the ledger.
+    """
+    global _readers
+    _readers = (*_readers, notice)
+
+    def end() -> None:
+        global _readers
+        _readers = tuple(reader for reader in _readers if reader is not notice)
+
+    return end
 
 
 class _Draft:
@@ -112,6 +141,8 @@ class _Draft:
         """Whether it is time to save."""
         self._pieces.append(text)
         self._waiting.append(text)
+        for notice in _readers:
+            notice(self)
         return self._clock() >= self._due
 
     def seconds_left(self) -> float:

@@ -127,8 +127,10 @@ def _cancel(session: Session, quoted: str | None, word: str | None) -> None:
         say(f"job {name}: {state}")
 
 
-def _chat(session: Session) -> None:
-    raise UsageError("the chat panel is not there yet; `%%ai -c NAME` keeps a conversation across cells and kernels.")
+def _chat(session: Session, quoted: str | None, title: str | None) -> None:
+    from ipyconvexai.widgets.chat import chat
+
+    display(chat(quoted or title))
 
 
 def _version(session: Session) -> None:
@@ -143,7 +145,7 @@ _COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     *help.COMMANDS,
     (re.compile(r"version"), _version),
     (re.compile(r"doctor"), _doctor),
-    (re.compile(r"chat"), _chat),
+    (re.compile(r"""chat(?:\s+(?:"([^"]+)"|([^\s"-]\S*)))?"""), _chat),
     (running.RUN, running.run),
     (re.compile(r"functions"), _functions),
     (re.compile(r"jobs(?:\s+(\w+))?"), _jobs),

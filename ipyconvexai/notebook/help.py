@@ -119,7 +119,7 @@ _COMMANDS: tuple[tuple[str, _Lines], ...] = (
         "This installation",
         (
             ("doctor", "which model is used where none is named, and all that was looked at"),
-            ("chat", "the panel beside the notebook, once there is one"),
+            ("chat [TITLE]", "a panel to chat in; with a title that conversation goes on, as in %%ai -c TITLE"),
             ("version", "of ipyconvexai"),
             ("help [COMMAND]", "this; also: COMMAND --help"),
         ),

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ipyconvexai.render.blocks import Blocks
     from ipyconvexai.render.cleaning import clean_html, text_of_html
     from ipyconvexai.render.columns import side_by_side
     from ipyconvexai.render.formulas import latex_bundle
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ipyconvexai.render.tables import table_html, table_text
 
 __all__ = [
+    "Blocks",
     "clean_html",
     "error_text",
     "fenced",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "Blocks": "blocks",
     "clean_html": "cleaning",
     "error_text": "plain",
     "fenced": "plain",

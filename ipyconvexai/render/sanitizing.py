@@ -54,6 +54,12 @@ def safe_html(text: str) -> str:
     )
 
 
+def block_lines(text: str) -> list[int]:
+    """The lines, from 0, on which the blocks of ``text`` (markdown) begin: paragraphs, lists, tables, code."""
+    tokens = _renderer().parse(text)
+    return [token.map[0] for token in tokens if token.level == 0 and token.map is not None and token.nesting >= 0]
+
+
 @cache
 def _renderer() -> MarkdownIt:
     from markdown_it import MarkdownIt

@@ -42,6 +42,7 @@ FLOORS = {
     "actions": 5,
     "batch": 5,
     "watching": 5,
+    "widgets": 5,
     "worker": 5,
     "notebook": 6,
     "demo": 6,
@@ -63,9 +64,9 @@ DOORS = {
     "nh3": {"render"},
     "markdown_it": {"render"},
     "pygments": {"render"},
-    "IPython": {"notebook", "batch", "worker"},  # batch: to replace tqdm's widget; worker: to remove magics
+    "IPython": {"notebook", "batch", "widgets", "worker"},  # batch: to replace tqdm's widget; worker: to remove magics
     "ipywidgets": {"notebook", "batch"},
-    "anywidget": {"notebook"},
+    "anywidget": {"widgets"},
     "rich": {"notebook"},
     "matplotlib": {"notebook"},
     "click": {"cli"},

@@ -1,0 +1,253 @@
+"""One conversation as a page shows it: followed in the ledger, told in small changes. Calls the app and ``render``.
+
+Lives on the background loop. Promises: what any process says in the conversation is told, within half a second, and
+what this one's model writes, every 50 ms while it comes; of a message only the blocks that changed are told; all HTML
+comes out of ``render``.
+
+What is told, as JSON:
+
+    {"kind": "message", "id", "role", "status", "text"}                                of a person, as it was written
+    {"kind": "message", "id", "role", "status", "keep", "blocks", "foot", "note"}      of the model: HTML of its blocks
+                                                                                       after the first `keep`
+    {"kind": "order", "ids"}                                                           which messages there are
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ipyconvexai.application import App
+from ipyconvexai.errors import Error
+from ipyconvexai.functions.changes import hub_of
+from ipyconvexai.functions.registry import define_built_in, registry
+from ipyconvexai.functions.streaming import Draft, listen
+from ipyconvexai.ids import new_id
+from ipyconvexai.render import Blocks, plain_text
+from ipyconvexai.store.conversations import begin_conversation, find_conversation
+
+__all__ = ["OPEN", "Talk", "Update"]
+
+Update = dict[str, Any]
+
+DRAW_EVERY = 0.05  # seconds between two tellings of a message that grows, at least
+SHARE = 3  # drawing takes at most a part in so many of the time, however long the last block is
+OPEN = ("pending", "streaming")
+
+_MESSAGES = """
+SELECT m.id::VARCHAR, m.role, m.status, length(m.content), m.error_code, m.error_message, m.finish_reason,
+       r.model, r.input_tokens, r.output_tokens, r.cost_usd, r.duration_ms
+FROM messages m LEFT JOIN responses r ON r.request_id = m.request_id
+WHERE m.conversation_id = ?::UUID ORDER BY m.created_at, m.id
+"""
+_CONTENT = "SELECT id::VARCHAR, content FROM messages WHERE id IN (SELECT unnest(?::UUID[]))"
+_PIECES = """
+SELECT message_id::VARCHAR, string_agg(text, '' ORDER BY start) FROM message_deltas
+WHERE message_id IN (SELECT unnest(?::UUID[])) GROUP BY message_id
+"""
+
+
+@dataclass(slots=True)
+class _Message:
+    """A message as it was told. `state` is its row but for the text: where it differs, it is told again."""
+
+    id: str
+    role: str
+    status: str = ""
+    state: tuple[Any, ...] = ()
+    text: str = ""
+    foot: str = ""
+    note: dict[str, Any] | None = None
+    blocks: Blocks = field(default_factory=Blocks)
+
+    def update(self, *, whole: bool = False) -> Update:
+        told: Update = {"kind": "message", "id": self.id, "role": self.role, "status": self.status}
+        if self.role == "user":
+            return told | {"text": plain_text(self.text)}
+        kept = self.blocks.show(self.text)
+        keep = 0 if whole else kept
+        return told | {"keep": keep, "blocks": self.blocks.html[keep:], "foot": self.foot, "note": self.note}
+
+
+class Talk:
+    """`tell` is given the changes, on the loop."""
+
+    def __init__(self, owner: App, title: str | None, system: str | None, tell: Callable[[list[Update]], None]) -> None:
+        self._app = owner
+        self._system = system
+        self._tell = tell
+        self.title = title
+        self.id: str | None = None
+        self._messages: dict[str, _Message] = {}
+        self._drafts: dict[str, Draft] = {}
+        self._growing: set[str] = set()
+        self._drawing: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._look_again = False
+        self._ends: list[Callable[[], None]] = []
+
+    # ------------------------------------------------------------------------------------------ its life
+    async def open(self) -> None:
+        """Find or begin the conversation, and follow it.
+
+        Raises:
+            InputError, NotFoundError: it is none that can be followed.
+        """
+        define_built_in()
+        self.id = await asyncio.to_thread(self._find)
+        await self._run("ai.load_messages", conversation_id=self.id, limit=1)  # it is of who asks
+        self._loop = asyncio.get_running_loop()
+        self._ends = [listen(self._written), hub_of(self._app.store).subscribe(self._changed)]
+        await self._look()
+
+    def _find(self) -> str:
+        ledger, user = self._app.records, self._app.settings.user
+        known = None if self.title is None else find_conversation(ledger, self.title)
+        title = self.title or f"Chat of {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        found = known or begin_conversation(ledger, new_id(), title, user)
+        rows = ledger.store.read("SELECT title FROM conversations WHERE id = ?::UUID", [found])
+        self.title = rows[0][0] or title
+        return found
+
+    def close(self) -> None:
+        """Follow it no more; may be called again, from any thread."""
+        while self._ends:
+            self._ends.pop()()
+
+    # ------------------------------------------------------------------------------------------ what people do
+    async def send(self, text: str) -> None:
+        """
+        Raises:
+            EmptyPromptError: there is nothing to send.
+        """
+        await self._run("ai.send_message", conversation_id=self.id, content=text)
+
+    async def stop(self) -> None:
+        """Stop the answer that is being written, and those that wait."""
+        for message in [one for one in self._messages.values() if one.status in OPEN]:
+            with contextlib.suppress(Error):  # it is over by now
+                await self._run("ai.cancel_response", message_id=message.id)
+
+    async def _run(self, name: str, **args: Any) -> Any:
+        return await self._app.functions.arun(registry.find(name), args)
+
+    # ------------------------------------------------------------------------------------------ following
+    def snapshot(self) -> list[Update]:
+        """All of it, for a page that knows nothing."""
+        return [*(message.update(whole=True) for message in self._messages.values()), self._order()]
+
+    def transcript(self) -> str:
+        """All of it as markdown, which is not safe yet."""
+        names = {"user": "You", "assistant": "Assistant"}
+        said = [
+            f"**{names.get(message.role, message.role)}:**\n\n{message.text.strip()}"
+            for message in self._messages.values()
+            if message.text.strip()
+        ]
+        return "\n\n".join([f"**{self.title}**", *said])
+
+    def _order(self) -> Update:
+        return {"kind": "order", "ids": list(self._messages)}
+
+    def _changed(self, tables: set[str]) -> None:
+        """In the hub's thread."""
+        if not tables or tables & {"messages", "message_deltas", "conversations"}:
+            self._later(self._look_soon)
+
+    def _written(self, draft: Draft) -> None:
+        """Where it is written, a thread of any kind."""
+        self._later(self._grow, draft)
+
+    def _later(self, function: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _look_soon(self) -> None:
+        if self._looking is not None and not self._looking.done():
+            self._look_again = True
+            return
+        self._looking = asyncio.create_task(self._look_until_settled())
+
+    async def _look_until_settled(self) -> None:
+        self._look_again = True
+        while self._look_again:
+            self._look_again = False
+            with contextlib.suppress(Error):  # the next change will do
+                await self._look()
+
+    async def _look(self) -> None:
+        rows = await asyncio.to_thread(self._app.store.read, _MESSAGES, [self.id])
+        before = list(self._messages)
+        fresh = [row for row in rows if row[0] not in self._messages or self._messages[row[0]].state != row]
+        # One that was stopped a moment ago has no content yet.
+        settled = [row[0] for row in fresh if row[3] is not None]
+        coming = [row[0] for row in rows if row[3] is None and row[0] not in self._drafts]
+        texts = await asyncio.to_thread(self._texts, settled, coming)
+        ids = [row[0] for row in rows]
+        self._messages = {key: self._messages.get(key) or _Message(key, "") for key in ids}
+        changed = {row[0] for row in fresh}
+        for row in fresh:
+            _take(self._messages[row[0]], row)
+        for key, text in texts.items():
+            if self._messages[key].text != text and (text or key in settled):
+                self._messages[key].text = text
+                changed.add(key)
+        for key in list(self._drafts):
+            if key in self._messages and self._messages[key].status not in OPEN:
+                del self._drafts[key]
+        updates = [self._messages[key].update() for key in ids if key in changed]
+        if before != ids:
+            updates.append(self._order())
+        if updates:
+            self._tell(updates)
+
+    def _texts(self, settled: list[str], coming: list[str]) -> dict[str, str]:
+        """Blocking."""
+        read = self._app.store.read
+        found = read(_CONTENT, [settled]) if settled else []
+        found += read(_PIECES, [coming]) if coming else []
+        return {key: text or "" for key, text in found}
+
+    # ------------------------------------------------------------------------------------------ while it is written
+    def _grow(self, draft: Draft) -> None:
+        if draft.message_id in self._messages:
+            self._drafts[draft.message_id] = draft
+            self._growing.add(draft.message_id)
+            if self._drawing is None or self._drawing.done():
+                self._drawing = asyncio.create_task(self._draw())
+
+    async def _draw(self) -> None:
+        while self._growing:
+            begun = time.perf_counter()
+            updates = []
+            for key in self._growing:
+                message, draft = self._messages.get(key), self._drafts.get(key)
+                if message is not None and draft is not None and len(draft.text) > len(message.text):
+                    message.text, message.status = draft.text, "streaming"
+                    updates.append(message.update())
+            self._growing.clear()
+            if updates:
+                self._tell(updates)
+            await asyncio.sleep(max(DRAW_EVERY, SHARE * (time.perf_counter() - begun)))
+
+
+def _take(message: _Message, row: tuple[Any, ...]) -> None:
+    _, role, status, _, code, words, finish, model, read, written, cost, took = row
+    message.role, message.status, message.state = role, status, row
+    facts = [
+        plain_text(model) if model else "",
+        f"{(read or 0) + (written or 0):,} tokens" if read or written else "",
+        f"${cost:.6f}".rstrip("0").rstrip(".") if cost else "",
+        f"{took / 1000:.1f} s" if took else "",
+        "cut at the token limit" if finish == "length" else "",
+    ]
+    message.foot = " · ".join(fact for fact in facts if fact)
+    message.note = None
+    if status == "canceled":
+        message.note = {"text": "Stopped: this is what had come.", "error": False}
+    elif status == "failed":
+        message.note = {"text": plain_text(words or code or "it failed"), "error": True}

@@ -1,0 +1,156 @@
+"""A conversation as a page shows it, without a page: what is told of what happens in the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import ipyconvexai as ai
+from ipyconvexai import errors
+from ipyconvexai.store.link import KeeperStore
+from ipyconvexai.testing import Answer, Endpoint, Fault
+from ipyconvexai.widgets.talk import Talk, Update
+
+PATIENCE = 20.0
+
+
+class Page:
+    """What somebody sees who begins with nothing and does what is told."""
+
+    def __init__(self) -> None:
+        self.shown: dict[str, dict[str, Any]] = {}
+        self.tellings = 0
+        self.sizes: list[int] = []  # of the answer
+
+    def tell(self, updates: list[Update]) -> None:
+        for update in updates:
+            self.tellings += 1
+            if update["kind"] == "order":
+                self.shown = {key: self.shown[key] for key in update["ids"]}
+                continue
+            before = self.shown.get(update["id"], {"html": []})
+            if update["role"] == "user":
+                self.shown[update["id"]] = {**update, "html": [update["text"]]}
+            else:
+                html = [*before["html"][: update["keep"]], *update["blocks"]]
+                self.shown[update["id"]] = {**update, "html": html}
+                self.sizes.append(len("".join(html)))
+
+    def all(self) -> list[tuple[str, str, str]]:
+        return [(one["role"], one["status"], "".join(one["html"]).strip()) for one in self.shown.values()]
+
+    def until(self, seen: Callable[[list[tuple[str, str, str]]], bool]) -> None:
+        ends = time.monotonic() + PATIENCE
+        while not seen(self.all()):
+            assert time.monotonic() < ends, self.all()
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def opened(app: ai.App) -> Iterator[Callable[..., tuple[Talk, Page]]]:
+    talks: list[Talk] = []
+
+    def open_talk(title: str | None = "Bridges", system: str | None = None) -> tuple[Talk, Page]:
+        page = Page()
+        talk = Talk(app, title, system, page.tell)
+        app.run(talk.open())
+        talks.append(talk)
+        return talk, page
+
+    yield open_talk
+    for talk in talks:
+        talk.close()
+
+
+Open = Callable[..., tuple[Talk, Page]]
+
+
+def test_what_is_said_and_answered_is_told(app: ai.App, endpoint: Endpoint, opened: Open):
+    endpoint.reply(Answer("# One\n\ntwo", usage=(10, 5)))
+    talk, page = opened()
+    app.run(talk.send("Say <b>it</b>"))
+    page.until(lambda told: len(told) == 2 and told[1][1] == "done")
+    assert page.all() == [("user", "done", "Say <b>it</b>"), ("assistant", "done", "<h1>One</h1>\n<p>two</p>")]
+    foot = list(page.shown.values())[1]["foot"]
+    assert "15 tokens" in foot
+    other = Page()
+    other.tell(talk.snapshot())
+    assert other.all() == page.all()
+
+
+def test_an_answer_is_told_while_it_comes(app: ai.App, endpoint: Endpoint, opened: Open):
+    endpoint.reply(Answer("word " * 40, token_delay=0.02))
+    talk, page = opened()
+    app.run(talk.send("Hi"))
+    page.until(lambda told: len(told) == 2 and told[1][1] == "done")
+    assert len(set(page.sizes)) > 4, "it grew"
+    assert page.tellings < 40, "what came within 50 ms was told as one"
+    assert page.sizes == sorted(page.sizes)
+
+
+def test_another_process_is_seen(app: ai.App, endpoint: Endpoint, opened: Open):
+    talk, page = opened()
+    elsewhere = KeeperStore(app.store.path)  # another session at the keeper, as another process has
+    with elsewhere.transaction() as execute:
+        execute(
+            "INSERT INTO messages (id, created_at, conversation_id, role, content, status)"
+            " VALUES (uuidv7(), now()::TIMESTAMP, ?, 'user', 'from elsewhere', 'done')",
+            [talk.id],
+        )
+    elsewhere.close()
+    page.until(lambda told: told == [("user", "done", "from elsewhere")])
+
+
+def test_what_is_stopped_keeps_what_had_come(app: ai.App, endpoint: Endpoint, opened: Open):
+    endpoint.reply(Answer("word " * 400, token_delay=0.02))
+    talk, page = opened()
+    app.run(talk.send("Hi"))
+    page.until(lambda told: len(told) == 2 and "word word" in told[1][2])
+    app.run(talk.stop())
+    page.until(lambda told: told[1][1] == "canceled")
+    assert "word word" in page.all()[1][2]
+    assert "Stopped" in list(page.shown.values())[1]["note"]["text"]
+    endpoint.wait(lambda double: double.disconnects == 1)
+
+
+def test_a_failure_is_told(app: ai.App, endpoint: Endpoint, opened: Open):
+    endpoint.reply(Fault(400, message="<b>no</b>"))
+    talk, page = opened()
+    app.run(talk.send("Hi"))
+    page.until(lambda told: len(told) == 2 and told[1][1] == "failed")
+    note = list(page.shown.values())[1]["note"]
+    assert note["error"]
+    assert "<b>no</b>" in note["text"], "the page puts it in as text"
+
+
+def test_an_empty_message_is_not_sent(app: ai.App, endpoint: Endpoint, opened: Open):
+    talk, page = opened()
+    with pytest.raises(errors.EmptyPromptError):
+        app.run(talk.send(" \n"))
+    assert endpoint.count == 0
+    assert page.all() == []
+
+
+def test_it_is_the_conversation_of_that_name(app: ai.App, endpoint: Endpoint, opened: Open):
+    app.generate("Before", conversation="Bridges")
+    talk, page = opened("Bridges")
+    assert [one[0] for one in page.all()] == ["user", "assistant"]
+    app.generate("After", conversation="Bridges")
+    page.until(lambda told: len(told) == 4)
+    new, _ = opened(None)
+    assert new.id != talk.id
+    assert str(new.title).startswith("Chat of ")
+
+
+def test_the_conversation_of_somebody_else_is_not_shown(app: ai.App, opened: Open):
+    with app.store.transaction() as execute:
+        ((key,),) = execute(
+            "INSERT INTO conversations (id, created_at, title, user_id)"
+            " VALUES (uuidv7(), now()::TIMESTAMP, 'Theirs', 'mallory') RETURNING id::VARCHAR"
+        )
+    for name in (key, "Theirs"):
+        with pytest.raises(errors.NotFoundError):
+            opened(name)

@@ -15,6 +15,14 @@ from ipyconvexai.actions.limits import check_rate_limit, generate_with_rate_limi
 from ipyconvexai.actions.messages import load_messages
 from ipyconvexai.actions.notices import notify_webhook, send_email
 from ipyconvexai.actions.replies import generate_response, save_response
+from ipyconvexai.actions.revising import (
+    delete_conversation,
+    edit_message,
+    fork_conversation,
+    list_conversations,
+    rename_conversation,
+    retry_response,
+)
 from ipyconvexai.actions.texts import SafeFailure, SafeText, generate_text, generate_with_chef, safe_generate
 
 __all__ = [
@@ -22,15 +30,21 @@ __all__ = [
     "SafeText",
     "cancel_response",
     "check_rate_limit",
+    "delete_conversation",
     "documents",
+    "edit_message",
+    "fork_conversation",
     "generate_response",
     "generate_text",
     "generate_with_chef",
     "generate_with_rate_limit",
+    "list_conversations",
     "load_messages",
     "notify_webhook",
     "process_with_ai",
     "record_request",
+    "rename_conversation",
+    "retry_response",
     "run_batch",
     "safe_generate",
     "save_response",

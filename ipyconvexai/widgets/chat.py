@@ -95,7 +95,7 @@ class Chat:
         if self._view is None:
             return
         self._view.send({"kind": "told", "updates": updates})
-        if any(update["kind"] == "order" or update["status"] not in OPEN for update in updates):
+        if any(update["kind"] != "message" or update["status"] not in OPEN for update in updates):
             transcript = self._transcript()
             for shown in self._transcripts:
                 shown.update(transcript, raw=True)
@@ -113,6 +113,22 @@ class Chat:
                     await self._talk.send(text)
                 case {"kind": "stop"}:
                     await self._talk.stop()
+                case {"kind": "retry", "id": str(key)}:
+                    await self._talk.retry(key)
+                case {"kind": "edit", "id": str(key), "text": str(text)}:
+                    await self._talk.edit(key, text)
+                case {"kind": "fork", "id": str(key)}:
+                    await self._talk.fork(key)
+                case {"kind": "list", "search": str(search)}:
+                    self._view.send({"kind": "conversations", "found": await self._talk.others(search)})
+                case {"kind": "open", "id": str(key)}:
+                    await self._talk.switch(key)
+                case {"kind": "new"}:
+                    await self._talk.switch(None)
+                case {"kind": "rename", "title": str(title)}:
+                    await self._talk.rename(title)
+                case {"kind": "delete"}:
+                    await self._talk.delete()
         except asyncio.CancelledError:
             raise
         except Error as error:

@@ -10,6 +10,9 @@ What is told, as JSON:
     {"kind": "message", "id", "role", "status", "keep", "blocks", "foot", "note"}      of the model: HTML of its blocks
                                                                                        after the first `keep`
     {"kind": "order", "ids"}                                                           which messages there are
+    {"kind": "title", "title"}                                                         of the conversation; None: it is
+                                                                                       there no more
+    {"kind": "cleared"}                                                                another conversation follows
 """
 
 from __future__ import annotations
@@ -82,12 +85,14 @@ class Talk:
         self._tell = tell
         self.title = title
         self.id: str | None = None
+        self._told_title: str | None = None
         self._messages: dict[str, _Message] = {}
         self._drafts: dict[str, Draft] = {}
         self._growing: set[str] = set()
         self._drawing: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._look_again = False
+        self._one_look = asyncio.Lock()
         self._ends: list[Callable[[], None]] = []
 
     # ------------------------------------------------------------------------------------------ its life
@@ -108,10 +113,7 @@ class Talk:
         ledger, user = self._app.records, self._app.settings.user
         known = None if self.title is None else find_conversation(ledger, self.title)
         title = self.title or f"Chat of {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        found = known or begin_conversation(ledger, new_id(), title, user)
-        rows = ledger.store.read("SELECT title FROM conversations WHERE id = ?::UUID", [found])
-        self.title = rows[0][0] or title
-        return found
+        return known or begin_conversation(ledger, new_id(), title, user)
 
     def close(self) -> None:
         """Follow it no more; may be called again, from any thread."""
@@ -126,6 +128,35 @@ class Talk:
         """
         await self._run("ai.send_message", conversation_id=self.id, content=text)
 
+    async def retry(self, message_id: str) -> None:
+        await self._run("ai.retry_response", message_id=message_id)
+
+    async def edit(self, message_id: str, text: str) -> None:
+        await self._run("ai.edit_message", message_id=message_id, content=text)
+
+    async def fork(self, message_id: str) -> None:
+        """Go on in a copy of the conversation that ends with this message."""
+        await self.switch(await self._run("ai.fork_conversation", message_id=message_id))
+
+    async def rename(self, title: str) -> None:
+        await self._run("ai.rename_conversation", conversation_id=self.id, title=title)
+
+    async def delete(self) -> None:
+        """Delete the conversation, and begin a new one."""
+        await self._run("ai.delete_conversation", conversation_id=self.id)
+        await self.switch(None)
+
+    async def others(self, search: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self._run("ai.list_conversations", search=search)
+        return [{**one, "title": plain_text(one["title"] or "without a title")} for one in found]
+
+    async def switch(self, title: str | None) -> None:
+        """Show another conversation, by its title or id; None: a new one."""
+        self.close()
+        self.id, self.title, self._messages, self._drafts = None, title, {}, {}
+        self._tell([{"kind": "cleared"}])
+        await self.open()
+
     async def stop(self) -> None:
         """Stop the answer that is being written, and those that wait."""
         for message in [one for one in self._messages.values() if one.status in OPEN]:
@@ -138,7 +169,8 @@ class Talk:
     # ------------------------------------------------------------------------------------------ following
     def snapshot(self) -> list[Update]:
         """All of it, for a page that knows nothing."""
-        return [*(message.update(whole=True) for message in self._messages.values()), self._order()]
+        messages = [message.update(whole=True) for message in self._messages.values()]
+        return [self._titled(), *messages, self._order()]
 
     def transcript(self) -> str:
         """All of it as markdown, which is not safe yet."""
@@ -148,7 +180,10 @@ class Talk:
             for message in self._messages.values()
             if message.text.strip()
         ]
-        return "\n\n".join([f"**{self.title}**", *said])
+        return "\n\n".join([f"**{self.title or 'A conversation that was deleted'}**", *said])
+
+    def _titled(self) -> Update:
+        return {"kind": "title", "title": None if self.title is None else plain_text(self.title)}
 
     def _order(self) -> Update:
         return {"kind": "order", "ids": list(self._messages)}
@@ -180,13 +215,27 @@ class Talk:
                 await self._look()
 
     async def _look(self) -> None:
-        rows = await asyncio.to_thread(self._app.store.read, _MESSAGES, [self.id])
+        async with self._one_look:
+            await self._look_alone()
+
+    async def _look_alone(self) -> None:
+        looked_at = self.id
+        titles, rows = await asyncio.to_thread(self._rows)
+        if self.id != looked_at:  # another conversation is shown by now
+            return
+        updates: list[Update] = []
+        title = (titles[0][0] or "") if titles else None
+        if title != self._told_title:
+            self._told_title = self.title = title
+            updates.append(self._titled())
         before = list(self._messages)
         fresh = [row for row in rows if row[0] not in self._messages or self._messages[row[0]].state != row]
         # One that was stopped a moment ago has no content yet.
         settled = [row[0] for row in fresh if row[3] is not None]
         coming = [row[0] for row in rows if row[3] is None and row[0] not in self._drafts]
         texts = await asyncio.to_thread(self._texts, settled, coming)
+        if self.id != looked_at:
+            return
         ids = [row[0] for row in rows]
         self._messages = {key: self._messages.get(key) or _Message(key, "") for key in ids}
         changed = {row[0] for row in fresh}
@@ -199,11 +248,16 @@ class Talk:
         for key in list(self._drafts):
             if key in self._messages and self._messages[key].status not in OPEN:
                 del self._drafts[key]
-        updates = [self._messages[key].update() for key in ids if key in changed]
+        updates += [self._messages[key].update() for key in ids if key in changed]
         if before != ids:
             updates.append(self._order())
         if updates:
             self._tell(updates)
+
+    def _rows(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        """Blocking."""
+        read = self._app.store.read
+        return read("SELECT title FROM conversations WHERE id = ?::UUID", [self.id]), read(_MESSAGES, [self.id])
 
     def _texts(self, settled: list[str], coming: list[str]) -> dict[str, str]:
         """Blocking."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Locator, expect
 
-from ipyconvexai.testing import Answer
+from ipyconvexai.testing import Answer, Fault
 from tests.browser.conftest import Open, Scripted
 from tests.browser.guard import Guard
 from tests.browser.lab import Notebook
@@ -23,6 +23,11 @@ def panel(book: Notebook, index: int = 0) -> Locator:
 def say(chat: Locator, text: str) -> None:
     chat.get_by_label("Message", exact=True).fill(text)
     chat.get_by_label("Message", exact=True).press("Enter")
+
+
+def own(chat: Locator) -> Locator:
+    """What was said."""
+    return chat.get_by_label("You").locator(".ai-body")
 
 
 def answers(chat: Locator) -> Locator:
@@ -49,7 +54,7 @@ def test_it_is_there_and_answers(notebook: Open, scripted: Scripted, guard: Guar
     expect(answer.locator("math")).to_have_count(1)
     expect(answer.locator("table td")).to_have_text(["1", "2"])
     expect(answer.locator(".ai-foot")).to_contain_text("tokens")
-    expect(chat.get_by_label("You")).to_have_text("Show me")
+    expect(own(chat)).to_have_text("Show me")
     book.check(0)
     assert (guard.ran, guard.fetched) == ([], [])
 
@@ -69,7 +74,7 @@ def test_enter_sends_and_shift_enter_is_a_new_line(notebook: Open, scripted: Scr
     expect(field).to_have_value("one\ntwo")
     field.press("Enter")
     expect(field).to_have_value("")
-    expect(chat.get_by_label("You")).to_have_text("one\ntwo")
+    expect(own(chat)).to_have_text("one\ntwo")
     expect(answers(chat)).to_contain_text("one")
 
 
@@ -94,11 +99,11 @@ def test_two_panels_and_a_cell_show_the_same(notebook: Open, scripted: Scripted)
     book.run(1)
     say(panel(book, 0), "From a panel")
     for index in (0, 1):
-        expect(panel(book, index).get_by_label("You")).to_have_text(["From a panel"])
+        expect(own(panel(book, index))).to_have_text(["From a panel"])
         expect(answers(panel(book, index))).to_contain_text(["From a panel"])
     book.run(2)
     for index in (0, 1):
-        expect(panel(book, index).get_by_label("You")).to_have_text(["From a panel", "From a cell"])
+        expect(own(panel(book, index))).to_have_text(["From a panel", "From a cell"])
         expect(answers(panel(book, index)).last).to_contain_text("From a cell")
 
 
@@ -121,3 +126,76 @@ def test_it_works_while_a_cell_is_busy(notebook: Open, scripted: Scripted):
     assert heard < 3, "the cell takes eight"
     assert stopped < 3
     book.interrupt(1)
+
+
+def test_one_can_go_back(notebook: Open, scripted: Scripted):
+    scripted.scripted["Wrong"] = Fault(400, message="no <b>such</b> thing")
+    book = notebook("ai.chat('Back')")
+    book.run(0)
+    chat = panel(book)
+    say(chat, "Wrong")
+    expect(answers(chat)).to_contain_text("no <b>such</b> thing")
+    scripted.scripted["Wrong"] = Answer("now it works")
+    chat.get_by_role("button", name="Retry").click()
+    expect(answers(chat)).to_contain_text(["now it works"])
+
+    chat.get_by_role("button", name="Edit").click()
+    field = chat.get_by_label("Message", exact=True)
+    expect(field).to_have_value("Wrong")
+    field.fill("Right")
+    field.press("Enter")
+    expect(own(chat)).to_contain_text(["Right"])
+    expect(answers(chat)).to_contain_text(["Right"])
+    expect(answers(chat)).to_contain_text(["tokens"])
+    expect(own(chat)).to_have_count(1)
+
+    chat.get_by_role("button", name="Fork").last.click()
+    expect(chat.get_by_role("heading", level=2)).to_have_text("Back (fork)")
+    expect(answers(chat)).to_contain_text(["Right"])
+
+
+def test_conversations_are_found_renamed_and_deleted(notebook: Open, scripted: Scripted):
+    book = notebook("ai.chat('First')")
+    book.run(0)
+    chat = panel(book)
+    title = chat.get_by_role("heading", level=2)
+    say(chat, "about bridges")
+    expect(answers(chat)).to_contain_text("bridges")
+    chat.get_by_role("button", name="Conversations").click()
+    chat.get_by_role("button", name="New").click()
+    expect(title).to_contain_text("Chat of")
+    expect(own(chat)).to_have_count(0)
+
+    chat.get_by_role("button", name="Conversations").click()
+    chat.get_by_label("Title").fill("Second <b>")
+    chat.get_by_role("button", name="Rename").click()
+    expect(title).to_have_text("Second <b>")
+    chat.get_by_label("Search conversations").fill("bridges")
+    expect(chat.locator(".ai-found li")).to_have_text(["First (2)"])
+    chat.locator(".ai-found button").click()
+    expect(title).to_have_text("First")
+    expect(answers(chat)).to_contain_text("bridges")
+
+    chat.get_by_role("button", name="Conversations").click()
+    chat.get_by_role("button", name="Delete").click()
+    chat.get_by_role("button", name="Really delete?").click()
+    expect(title).to_contain_text("Chat of")
+    book.run(0)
+    expect(own(panel(book))).to_have_count(0)
+
+
+def test_a_conversation_that_vanishes_says_so(notebook: Open, scripted: Scripted):
+    book = notebook("ai.chat('Gone')")
+    book.run(0)
+    book.silently("ai.run('delete_conversation', conversation_id=ai.run('list_conversations', search='Gone')[0]['id'])")
+    expect(panel(book).get_by_role("alert")).to_contain_text("was deleted")
+
+
+def test_the_file_has_the_transcript(notebook: Open, scripted: Scripted):
+    book = notebook("ai.chat('Reload')")
+    book.run(0)
+    say(panel(book), "Hello")
+    expect(answers(panel(book))).to_contain_text("tokens")
+    saved = book.save()
+    kept = ["".join(output["data"].get("text/markdown", "")) for output in saved["cells"][0]["outputs"]]
+    assert any("Hello" in text and "Not connected" in text for text in kept), "for viewers without a kernel"

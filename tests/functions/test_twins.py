@@ -65,6 +65,12 @@ def test_they_have_names_of_their_own_and_the_private_pieces_are_internal():
         "process_with_ai",
         "safe_generate",
         "send_message",
+        "delete_conversation",
+        "edit_message",
+        "fork_conversation",
+        "list_conversations",
+        "rename_conversation",
+        "retry_response",
         "start_conversation",
     }
     assert all(description for name, *_, description in listing() if name.startswith("ai."))

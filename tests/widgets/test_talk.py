@@ -23,6 +23,7 @@ class Page:
     def __init__(self) -> None:
         self.shown: dict[str, dict[str, Any]] = {}
         self.tellings = 0
+        self.title: str | None = None
         self.sizes: list[int] = []  # of the answer
 
     def tell(self, updates: list[Update]) -> None:
@@ -30,6 +31,9 @@ class Page:
             self.tellings += 1
             if update["kind"] == "order":
                 self.shown = {key: self.shown[key] for key in update["ids"]}
+                continue
+            if update["kind"] == "title":
+                self.title = update["title"]
                 continue
             before = self.shown.get(update["id"], {"html": []})
             if update["role"] == "user":
@@ -78,7 +82,7 @@ def test_what_is_said_and_answered_is_told(app: ai.App, endpoint: Endpoint, open
     assert "15 tokens" in foot
     other = Page()
     other.tell(talk.snapshot())
-    assert other.all() == page.all()
+    assert (other.title, other.all()) == ("Bridges", page.all())
 
 
 def test_an_answer_is_told_while_it_comes(app: ai.App, endpoint: Endpoint, opened: Open):

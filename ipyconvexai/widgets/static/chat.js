@@ -29,9 +29,17 @@ function copyButton(textOf) {
   return button;
 }
 
+function button(label, className, press) {
+  const made = make("button", { type: "button", className, textContent: label });
+  made.addEventListener("click", press);
+  return made;
+}
+
 class Message {
-  constructor(role) {
+  constructor(id, role, say) {
+    this.id = id;
     this.role = role;
+    this.say = say;
     this.body = make("div", { className: "ai-body" });
     this.foot = make("div", { className: "ai-foot" });
     const name = role === "user" ? "You" : "Assistant";
@@ -40,8 +48,11 @@ class Message {
 
   show(told) {
     this.element.dataset.status = told.status;
+    const fork = button("Fork", "ai-fork", () => this.say({ kind: "fork", id: this.id }));
+    fork.title = "Go on from here in a copy of the conversation";
     if (told.role === "user") {
       this.body.textContent = told.text;
+      this.foot.replaceChildren(button("Edit", "ai-edit", () => this.say({ kind: "editing", message: this })), fork);
       return;
     }
     while (this.body.children.length > told.keep) this.body.lastElementChild.remove();
@@ -51,6 +62,7 @@ class Message {
     const foot = told.foot ? [told.foot] : [];
     if (told.note) foot.push(make("p", { className: told.note.error ? "ai-failed" : "ai-note", textContent: told.note.text }));
     if (!open && this.body.children.length) foot.push(copyButton(() => this.body.innerText));
+    if (!open) foot.push(button("Retry", "ai-retry", () => this.say({ kind: "retry", id: this.id })), fork);
     this.foot.replaceChildren(...foot);
   }
 
@@ -76,14 +88,62 @@ function render({ model, el }) {
   const send = make("button", { type: "submit", className: "ai-send", textContent: "Send" });
   const stop = make("button", { type: "button", className: "ai-stop", textContent: "Stop", title: "Stop the answer (Esc)", hidden: true });
   const form = make("form", { className: "ai-compose" }, input, stop, send);
+  const heading = make("h2", { textContent: state.title });
+  const more = button("Conversations", "ai-more", () => toggle(menu.hidden));
+  more.setAttribute("aria-expanded", "false");
+  const search = make("input", { type: "search", placeholder: "Search titles and messages", "aria-label": "Search conversations" });
+  const found = make("ul", { className: "ai-found" });
+  const rename = make("input", { "aria-label": "Title", maxLength: 200 });
+  const remove = button("Delete", "ai-delete", () => {
+    if (remove.textContent === "Delete") return (remove.textContent = "Really delete?");
+    remove.textContent = "Delete";
+    say({ kind: "delete" });
+  });
+  const menu = make(
+    "div", { className: "ai-menu", hidden: true },
+    make("div", { className: "ai-row" }, rename, button("Rename", "ai-rename", () => say({ kind: "rename", title: rename.value })), remove),
+    make("div", { className: "ai-row" }, search, button("New", "ai-new", () => { toggle(false); say({ kind: "new" }); })),
+    found,
+  );
   const root = make(
     "section",
     { className: "ai-chat", "aria-label": `Chat: ${state.title}`, "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "" },
-    make("header", { className: "ai-head" }, make("h2", { textContent: state.title })),
-    log, status, banner, form,
+    make("header", { className: "ai-head" }, heading, more),
+    menu, log, status, banner, form,
   );
+  let editing = null; // the message that what is sent stands in place of
 
-  const say = (said) => model.send(said);
+  function say(said) {
+    banner.hidden = true;
+    if (said.kind === "editing") return edit(said.message);
+    model.send(said);
+  }
+
+  function edit(message) {
+    editing = message;
+    input.value = message ? message.body.textContent : "";
+    send.textContent = message ? "Send changed" : "Send";
+    grow();
+    input.focus();
+  }
+
+  function toggle(open) {
+    menu.hidden = !open;
+    more.setAttribute("aria-expanded", String(open));
+    remove.textContent = "Delete";
+    rename.value = heading.textContent;
+    if (open) say({ kind: "list", search: search.value });
+  }
+
+  function list(conversations) {
+    found.replaceChildren(
+      ...conversations.map((one) => {
+        const label = `${one.title} (${one.messages})`;
+        return make("li", {}, button(label, "ai-open", () => { toggle(false); say({ kind: "open", id: one.id }); }));
+      }),
+    );
+  }
+
   const isWriting = () => [...messages.values()].some((one) => ["pending", "streaming"].includes(one.element.dataset.status));
 
   function told(updates) {
@@ -92,11 +152,19 @@ function render({ model, el }) {
       if (update.kind === "message") {
         let message = messages.get(update.id);
         if (!message) {
-          message = new Message(update.role);
+          message = new Message(update.id, update.role, say);
           messages.set(update.id, message);
           log.append(message.element);
         }
         message.show(update);
+      } else if (update.kind === "title") {
+        if (update.title === null) fail("This conversation was deleted. Begin a new one: Conversations, New.");
+        heading.textContent = update.title ?? heading.textContent;
+        root.setAttribute("aria-label", `Chat: ${heading.textContent}`);
+      } else if (update.kind === "cleared") {
+        for (const message of messages.values()) message.element.remove();
+        messages.clear();
+        if (editing) edit(null);
       } else if (update.kind === "order") {
         for (const [id, message] of messages) {
           if (!update.ids.includes(id)) {
@@ -110,6 +178,12 @@ function render({ model, el }) {
         });
       }
     }
+    const all = [...messages.values()];
+    const lastOwn = all.findLast((one) => one.role === "user");
+    for (const one of all) {
+      for (const each of one.foot.querySelectorAll(".ai-edit")) each.hidden = one !== lastOwn;
+      for (const each of one.foot.querySelectorAll(".ai-retry")) each.hidden = one !== all.at(-1);
+    }
     stop.hidden = !isWriting();
     status.textContent = stop.hidden ? "" : "The answer is being written.";
     if (atEnd) log.scrollTop = log.scrollHeight;
@@ -119,21 +193,25 @@ function render({ model, el }) {
   let waiting = [];
   function hear(message) {
     if (message.kind === "error") {
-      banner.textContent = message.text;
-      banner.hidden = false;
+      fail(message.text);
+    } else if (message.kind === "conversations") {
+      list(message.found);
     } else if (message.kind === "told") {
       if (!waiting.length) requestAnimationFrame(() => told(waiting.splice(0)));
       waiting.push(...message.updates);
     }
   }
 
+  function fail(text) {
+    banner.textContent = text;
+    banner.hidden = false;
+  }
+
   function submit() {
     const text = input.value;
     if (!text.trim()) return;
-    banner.hidden = true;
-    input.value = "";
-    grow();
-    say({ kind: "send", text });
+    say(editing ? { kind: "edit", id: editing.id, text } : { kind: "send", text });
+    edit(null);
   }
 
   function grow() {
@@ -143,6 +221,7 @@ function render({ model, el }) {
 
   form.addEventListener("submit", (event) => { event.preventDefault(); submit(); });
   stop.addEventListener("click", () => say({ kind: "stop" }));
+  search.addEventListener("input", () => say({ kind: "list", search: search.value }));
   input.addEventListener("input", grow);
   input.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
@@ -150,7 +229,10 @@ function render({ model, el }) {
     submit();
   });
   root.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !stop.hidden) say({ kind: "stop" });
+    if (event.key === "Escape") {
+      if (editing) edit(null);
+      else if (!stop.hidden) say({ kind: "stop" });
+    }
     event.stopPropagation(); // Shift+Enter would run the cell
   });
 

@@ -27,6 +27,7 @@ from ipyconvexai.providers.calls import CALLER
 from ipyconvexai.reply import Reply
 from ipyconvexai.settings import redact
 from ipyconvexai.store.link import Execute
+from ipyconvexai.values import Wait
 
 __all__ = ["Draft", "MessageStream", "Owner", "SyncMessageStream", "listen"]
 
@@ -72,6 +73,8 @@ class Draft(Protocol):
     """A message that this process is writing."""
 
     message_id: str
+    conversation_id: str | None
+    wait: Wait | None  # for a limit, before it is asked for
 
     @property
     def text(self) -> str:
@@ -82,7 +85,8 @@ _readers: tuple[Callable[[Draft], None], ...] = ()
 
 
 def listen(notice: Callable[[Draft], None]) -> Callable[[], None]:
-    """Have `notice` called with each message that this process writes, after each piece; gives what ends that.
+    """Have `notice` called with each message that this process writes, after each piece, and where it waits for a
+    limit; gives what ends that.
 
     It is called where it is written, before it is saved: hand over and return. Others see it a quarter of a second
     later, in the ledger.
@@ -105,6 +109,7 @@ class _Draft:
         self.conversation_id: str | None = None
         self.finish_reason: str | None = None
         self.request_id: str | None = None
+        self.wait: Wait | None = None
         self._store = owner.runner.store
         self._record = owner.runner.settings.record
         self._clock = clock
@@ -141,9 +146,16 @@ class _Draft:
         """Whether it is time to save."""
         self._pieces.append(text)
         self._waiting.append(text)
+        self._tell()
+        return self._clock() >= self._due
+
+    def waits(self, wait: Wait | None) -> None:
+        self.wait = wait
+        self._tell()
+
+    def _tell(self) -> None:
         for notice in _readers:
             notice(self)
-        return self._clock() >= self._due
 
     def seconds_left(self) -> float:
         return max(0.0, self._due - self._clock())
@@ -232,8 +244,8 @@ class _Stream:
         self._draft.finish_reason, self._draft.request_id = finish_reason, request_id
 
     def _introduce(self) -> None:
-        """What is asked in the block belongs to the message's conversation."""
-        caller = replace(CALLER.get(), conversation_id=self._draft.conversation_id)
+        """What is asked in the block belongs to the message's conversation, and where it waits, that is told."""
+        caller = replace(CALLER.get(), conversation_id=self._draft.conversation_id, on_wait=self._draft.waits)
         self._introduced = CALLER.set(caller)
 
     def _leave(self) -> None:

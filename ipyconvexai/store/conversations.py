@@ -43,16 +43,21 @@ def find_conversation(ledger: Ledger, title_or_id: str) -> str | None:
     return known
 
 
-def begin_conversation(ledger: Ledger, conversation: str, title: str, user: str | None) -> str:
-    """Begin the conversation `conversation`; gives its id, or that of the one that another notebook has just begun."""
+def begin_conversation(
+    ledger: Ledger, conversation: str, title: str, user: str | None, system: str | None = None
+) -> str:
+    """Begin the conversation `conversation`; gives its id, or that of the one that another notebook has just begun.
+
+    `system`: the instructions that stand before its messages.
+    """
     # A transaction has the writer to itself, so two notebooks cannot both begin it.
     with ledger.store.transaction() as execute:
         rows = execute("SELECT min(id)::VARCHAR FROM conversations WHERE title = ?", [redact(title)])
         if rows[0][0]:
             return str(rows[0][0])
         execute(
-            "INSERT INTO conversations (id, created_at, title, user_id) VALUES (?, ?, ?, ?)",
-            [conversation, utc_now(), redact(title), user],
+            "INSERT INTO conversations (id, created_at, title, user_id, system) VALUES (?, ?, ?, ?, ?)",
+            [conversation, utc_now(), redact(title), user, None if system is None else redact(system)],
         )
     return conversation
 

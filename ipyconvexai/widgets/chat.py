@@ -59,7 +59,7 @@ class Chat:
 
     @property
     def id(self) -> str:
-        """The conversation's."""
+        """The conversation's; "" before the first message."""
         return self._talk.id or ""
 
     def close(self) -> None:

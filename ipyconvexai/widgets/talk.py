@@ -7,8 +7,8 @@ comes out of ``render``.
 What is told, as JSON:
 
     {"kind": "message", "id", "role", "status", "text"}                                of a person, as it was written
-    {"kind": "message", "id", "role", "status", "keep", "blocks", "foot", "note"}      of the model: HTML of its blocks
-                                                                                       after the first `keep`
+    {"kind": "message", "id", "role", "status", "keep", "blocks", "foot", "note",      of the model: HTML of its blocks
+     "wait": {"why", "seconds"}}                                                       after the first `keep`
     {"kind": "order", "ids"}                                                           which messages there are
     {"kind": "title", "title"}                                                         of the conversation; None: it is
                                                                                        there no more
@@ -29,9 +29,11 @@ from ipyconvexai.errors import Error
 from ipyconvexai.functions.changes import hub_of
 from ipyconvexai.functions.registry import define_built_in, registry
 from ipyconvexai.functions.streaming import Draft, listen
+from ipyconvexai.generation import check_prompt
 from ipyconvexai.ids import new_id
 from ipyconvexai.render import Blocks, plain_text
 from ipyconvexai.store.conversations import begin_conversation, find_conversation
+from ipyconvexai.values import Wait
 
 __all__ = ["OPEN", "Talk", "Update"]
 
@@ -65,7 +67,16 @@ class _Message:
     text: str = ""
     foot: str = ""
     note: dict[str, Any] | None = None
+    wait: Wait | None = None
     blocks: Blocks = field(default_factory=Blocks)
+
+    def grow(self, draft: Draft) -> bool:
+        """Whether `draft` has more than was told."""
+        text, wait = draft.text, draft.wait
+        if len(text) <= len(self.text) and wait == self.wait:
+            return False
+        self.text, self.wait, self.status = max(text, self.text, key=len), wait, "streaming"
+        return True
 
     def update(self, *, whole: bool = False) -> Update:
         told: Update = {"kind": "message", "id": self.id, "role": self.role, "status": self.status}
@@ -73,7 +84,11 @@ class _Message:
             return told | {"text": plain_text(self.text)}
         kept = self.blocks.show(self.text)
         keep = 0 if whole else kept
-        return told | {"keep": keep, "blocks": self.blocks.html[keep:], "foot": self.foot, "note": self.note}
+        wait = None
+        if self.wait is not None and self.status in OPEN:
+            wait = {"why": plain_text(self.wait.why), "seconds": max(0.0, self.wait.until - time.monotonic())}
+        facts = {"foot": self.foot, "note": self.note, "wait": wait}
+        return told | {"keep": keep, "blocks": self.blocks.html[keep:], **facts}
 
 
 class Talk:
@@ -97,23 +112,31 @@ class Talk:
 
     # ------------------------------------------------------------------------------------------ its life
     async def open(self) -> None:
-        """Find or begin the conversation, and follow it.
+        """Find the conversation, and follow it; a new one begins with what is said first.
 
         Raises:
             InputError, NotFoundError: it is none that can be followed.
         """
         define_built_in()
-        self.id = await asyncio.to_thread(self._find)
-        await self._run("ai.load_messages", conversation_id=self.id, limit=1)  # it is of who asks
         self._loop = asyncio.get_running_loop()
+        if self.title is not None:
+            self.id = await asyncio.to_thread(find_conversation, self._app.records, self.title)
+        if self.id is None:
+            self.title = self.title or f"Chat of {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            self._told_title = self.title
+            self._tell([self._titled()])
+        else:
+            await self._run("ai.load_messages", conversation_id=self.id, limit=1)  # it is of who asks
+            await self._look()
         self._ends = [listen(self._written), hub_of(self._app.store).subscribe(self._changed)]
-        await self._look()
 
-    def _find(self) -> str:
-        ledger, user = self._app.records, self._app.settings.user
-        known = None if self.title is None else find_conversation(ledger, self.title)
-        title = self.title or f"Chat of {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        return known or begin_conversation(ledger, new_id(), title, user)
+    async def _begin(self) -> None:
+        """Where there is no such conversation yet."""
+        if self.id is None:
+            user = self._app.settings.user
+            self.id = await asyncio.to_thread(
+                begin_conversation, self._app.records, new_id(), self.title or "", user, self._system
+            )
 
     def close(self) -> None:
         """Follow it no more; may be called again, from any thread."""
@@ -126,6 +149,8 @@ class Talk:
         Raises:
             EmptyPromptError: there is nothing to send.
         """
+        check_prompt(text)
+        await self._begin()
         await self._run("ai.send_message", conversation_id=self.id, content=text)
 
     async def retry(self, message_id: str) -> None:
@@ -139,11 +164,13 @@ class Talk:
         await self.switch(await self._run("ai.fork_conversation", message_id=message_id))
 
     async def rename(self, title: str) -> None:
+        await self._begin()
         await self._run("ai.rename_conversation", conversation_id=self.id, title=title)
 
     async def delete(self) -> None:
-        """Delete the conversation, and begin a new one."""
-        await self._run("ai.delete_conversation", conversation_id=self.id)
+        """Delete the conversation; a new one follows."""
+        if self.id is not None:
+            await self._run("ai.delete_conversation", conversation_id=self.id)
         await self.switch(None)
 
     async def others(self, search: str) -> list[dict[str, Any]]:
@@ -219,6 +246,11 @@ class Talk:
             await self._look_alone()
 
     async def _look_alone(self) -> None:
+        if self.id is None:  # perhaps somebody has begun it
+            assert self.title is not None
+            self.id = await asyncio.to_thread(find_conversation, self._app.records, self.title)
+            if self.id is None:
+                return
         looked_at = self.id
         titles, rows = await asyncio.to_thread(self._rows)
         if self.id != looked_at:  # another conversation is shown by now
@@ -248,6 +280,9 @@ class Talk:
         for key in list(self._drafts):
             if key in self._messages and self._messages[key].status not in OPEN:
                 del self._drafts[key]
+        for key, draft in self._drafts.items():  # what was written before its row was seen
+            if key in self._messages and self._messages[key].status in OPEN and self._messages[key].grow(draft):
+                changed.add(key)
         updates += [self._messages[key].update() for key in ids if key in changed]
         if before != ids:
             updates.append(self._order())
@@ -268,7 +303,7 @@ class Talk:
 
     # ------------------------------------------------------------------------------------------ while it is written
     def _grow(self, draft: Draft) -> None:
-        if draft.message_id in self._messages:
+        if draft.conversation_id is not None and draft.conversation_id == self.id:
             self._drafts[draft.message_id] = draft
             self._growing.add(draft.message_id)
             if self._drawing is None or self._drawing.done():
@@ -280,8 +315,7 @@ class Talk:
             updates = []
             for key in self._growing:
                 message, draft = self._messages.get(key), self._drafts.get(key)
-                if message is not None and draft is not None and len(draft.text) > len(message.text):
-                    message.text, message.status = draft.text, "streaming"
+                if message is not None and draft is not None and message.grow(draft):
                     updates.append(message.update())
             self._growing.clear()
             if updates:

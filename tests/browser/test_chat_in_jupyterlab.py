@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from ipyconvexai.testing import Answer, Fault
 from tests.browser.conftest import Open, Scripted
 from tests.browser.guard import Guard
 from tests.browser.lab import Notebook
+from tests.browser.test_hostile_text_in_jupyterlab import SAMPLE
 
 TEXT = "# A title\n\nSome *words* and $x^2$.\n\n```python\nprint('hi')\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
 
@@ -187,8 +189,61 @@ def test_conversations_are_found_renamed_and_deleted(notebook: Open, scripted: S
 def test_a_conversation_that_vanishes_says_so(notebook: Open, scripted: Scripted):
     book = notebook("ai.chat('Gone')")
     book.run(0)
+    say(panel(book), "Hello")
+    expect(answers(panel(book))).to_contain_text("tokens")
     book.silently("ai.run('delete_conversation', conversation_id=ai.run('list_conversations', search='Gone')[0]['id'])")
     expect(panel(book).get_by_role("alert")).to_contain_text("was deleted")
+
+
+def test_who_waits_for_a_limit_sees_a_countdown(notebook: Open, scripted: Scripted):
+    book = notebook("ai.app().limit('few', requests=1, per=4)", "ai.chat('Wait')")
+    book.run(0)
+    book.run(1)
+    chat = panel(book, 1)
+    say(chat, "one")
+    expect(answers(chat)).to_contain_text(["tokens"])
+    say(chat, "two")
+    expect(answers(chat).last).to_contain_text("Waiting")
+    expect(answers(chat).last).to_contain_text("limit few")
+    expect(answers(chat).last).to_contain_text("tokens", timeout=10_000)
+    expect(answers(chat).last).not_to_contain_text("Waiting")
+
+
+SAID = """
+import json
+payloads = json.loads(r'''{payloads}''')
+app = ai.app()
+key = ai.run("start_conversation", title=payloads[0])
+with app.store.transaction() as execute:
+    for payload in payloads:
+        for role, status in (("user", "done"), ("assistant", "done"), ("assistant", "failed")):
+            execute.later(
+                "INSERT INTO messages (id, created_at, conversation_id, role, content, status, error_message)"
+                " VALUES (uuidv7(), now()::TIMESTAMP, ?, ?, ?, ?, ?)", [key, role, payload, status, payload])
+"""
+
+
+def test_hostile_text_runs_and_fetches_nothing(notebook: Open, guard: Guard):
+    """As title, own message, answer, error, in the list of conversations, and in the saved transcript."""
+    payloads = [payload for payload in SAMPLE if "'''" not in payload]
+    book = notebook("ai.chat(key)")
+    book.silently(SAID.format(payloads=json.dumps(payloads).replace("'", "\\u0027")))
+    book.run(0)
+    chat = panel(book)
+    expect(answers(chat)).to_have_count(2 * len(payloads))
+    chat.get_by_role("button", name="Conversations").click()
+    expect(chat.locator(".ai-found li")).not_to_have_count(0)
+    show = "() => document.querySelectorAll('.jp-OutputArea-child').forEach(each => each.style.display = '')"
+    book.page.evaluate(show)  # the transcript, too
+    findings = guard.findings(book.page)
+    findings.pop("elements", None)  # the panel has buttons of its own; beside them:
+    assert not findings, json.dumps(findings, indent=1)
+    expect(chat.locator(".ai-user .ai-body *, .ai-note *, .ai-failed *, .ai-found button *, h2 *")).to_have_count(0)
+    active = (
+        "script, style, iframe, object, embed, img, svg, form, input, textarea, button:not(.ai-copy), [style], [id]"
+    )
+    expect(chat.locator(".ai-block").locator(active)).to_have_count(0)
+    expect(book.cell(0).locator(".jp-RenderedMarkdown").locator("script, iframe, object, embed, img")).to_have_count(0)
 
 
 def test_the_file_has_the_transcript(notebook: Open, scripted: Scripted):

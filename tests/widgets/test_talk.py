@@ -97,6 +97,8 @@ def test_an_answer_is_told_while_it_comes(app: ai.App, endpoint: Endpoint, opene
 
 def test_another_process_is_seen(app: ai.App, endpoint: Endpoint, opened: Open):
     talk, page = opened()
+    app.run(talk.send("Hi"))
+    page.until(lambda told: len(told) == 2 and told[1][1] == "done")
     elsewhere = KeeperStore(app.store.path)  # another session at the keeper, as another process has
     with elsewhere.transaction() as execute:
         execute(
@@ -105,7 +107,7 @@ def test_another_process_is_seen(app: ai.App, endpoint: Endpoint, opened: Open):
             [talk.id],
         )
     elsewhere.close()
-    page.until(lambda told: told == [("user", "done", "from elsewhere")])
+    page.until(lambda told: told[2:] == [("user", "done", "from elsewhere")])
 
 
 def test_what_is_stopped_keeps_what_had_come(app: ai.App, endpoint: Endpoint, opened: Open):
@@ -140,13 +142,40 @@ def test_an_empty_message_is_not_sent(app: ai.App, endpoint: Endpoint, opened: O
 
 def test_it_is_the_conversation_of_that_name(app: ai.App, endpoint: Endpoint, opened: Open):
     app.generate("Before", conversation="Bridges")
-    talk, page = opened("Bridges")
+    _, page = opened("Bridges")
     assert [one[0] for one in page.all()] == ["user", "assistant"]
     app.generate("After", conversation="Bridges")
     page.until(lambda told: len(told) == 4)
-    new, _ = opened(None)
-    assert new.id != talk.id
-    assert str(new.title).startswith("Chat of ")
+
+
+def test_a_new_one_begins_with_the_first_message(app: ai.App, endpoint: Endpoint, opened: Open):
+    new, page = opened(None, system="Be brief.")
+    assert str(page.title).startswith("Chat of ")
+    assert app.store.read("SELECT count(*) FROM conversations") == [(0,)]
+    app.run(new.send("Hi"))
+    page.until(lambda told: len(told) == 2 and told[1][1] == "done")
+    assert app.store.read("SELECT title, system FROM conversations") == [(page.title, "Be brief.")]
+    assert endpoint.calls[0].body["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_one_that_somebody_else_begins_is_the_same(app: ai.App, endpoint: Endpoint, opened: Open):
+    _, page = opened("Tides")
+    app.generate("From a cell", conversation="Tides")
+    page.until(lambda told: len(told) == 2)
+
+
+def test_a_wait_for_a_limit_is_told(app: ai.App, endpoint: Endpoint, opened: Open):
+    app.limit("few", requests=1, per=2)
+    talk, page = opened()
+    app.run(talk.send("one"))
+    page.until(lambda told: len(told) == 2 and told[1][1] == "done")
+    app.run(talk.send("two"))
+    page.until(lambda told: len(told) == 4 and list(page.shown.values())[3]["wait"] is not None)
+    wait = list(page.shown.values())[3]["wait"]
+    assert "few" in wait["why"]
+    assert 0 < wait["seconds"] <= 2
+    page.until(lambda told: told[3][1] == "done")
+    assert list(page.shown.values())[3]["wait"] is None
 
 
 def test_the_conversation_of_somebody_else_is_not_shown(app: ai.App, opened: Open):

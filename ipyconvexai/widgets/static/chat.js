@@ -58,12 +58,26 @@ class Message {
     while (this.body.children.length > told.keep) this.body.lastElementChild.remove();
     for (const html of told.blocks) this.body.append(this.block(html));
     const open = told.status === "pending" || told.status === "streaming";
+    clearInterval(this.clock);
     this.element.setAttribute("aria-busy", String(open));
     const foot = told.foot ? [told.foot] : [];
+    if (told.wait) foot.push(this.countdown(told.wait));
     if (told.note) foot.push(make("p", { className: told.note.error ? "ai-failed" : "ai-note", textContent: told.note.text }));
     if (!open && this.body.children.length) foot.push(copyButton(() => this.body.innerText));
     if (!open) foot.push(button("Retry", "ai-retry", () => this.say({ kind: "retry", id: this.id })), fork);
     this.foot.replaceChildren(...foot);
+  }
+
+  countdown({ why, seconds }) {
+    const note = make("p", { className: "ai-note" });
+    const ends = performance.now() + 1000 * seconds;
+    const show = () => {
+      const left = Math.max(0, Math.ceil((ends - performance.now()) / 1000));
+      note.textContent = `Waiting ${left} s: ${why}`;
+    };
+    show();
+    this.clock = setInterval(show, 500);
+    return note;
   }
 
   block(html) {

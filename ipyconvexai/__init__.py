@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ipyconvexai.batch.schedule import schedule as schedule
     from ipyconvexai.batch.summarize import asummarize as asummarize
     from ipyconvexai.batch.summarize import summarize as summarize
+    from ipyconvexai.conversations import conversation as conversation
     from ipyconvexai.errors import ApplicationError as ApplicationError
     from ipyconvexai.errors import Unauthenticated as Unauthenticated
     from ipyconvexai.functions.crons import cron as cron
@@ -112,6 +113,7 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "cancel": "api",
     "chat": "widgets.chat",
     "connect": "application",
+    "conversation": "conversations",
     "cron": "functions.crons",
     "crons": "api",
     "doctor": "api",

@@ -41,6 +41,7 @@ FLOORS = {
     "api": 5,
     "actions": 5,
     "batch": 5,
+    "conversations": 5,
     "watching": 5,
     "widgets": 5,
     "worker": 5,

@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, expect
 from ipyconvexai.testing import Answer, Fault
 from tests.browser.conftest import Open, Scripted
 from tests.browser.guard import Guard
-from tests.browser.lab import Notebook
+from tests.browser.lab import Notebook, Server
 from tests.browser.test_hostile_text_in_jupyterlab import SAMPLE
 
 TEXT = "# A title\n\nSome *words* and $x^2$.\n\n```python\nprint('hi')\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
@@ -209,6 +209,47 @@ def test_who_waits_for_a_limit_sees_a_countdown(notebook: Open, scripted: Script
     expect(answers(chat).last).not_to_contain_text("Waiting")
 
 
+COUNTING = """
+chat, sent = ai.chat('Many'), []
+chat._ipython_display_()
+view_send = chat._view.send
+chat._view.send = lambda content: (sent.append(content), view_send(content))[1]
+"""
+LONG_TASKS = """() => {
+  window.longTasks = [];
+  new PerformanceObserver(list => window.longTasks.push(...list.getEntries().map(each => each.duration)))
+    .observe({type: "longtask"});
+}"""
+
+
+def test_a_thousand_pieces_at_200_a_second(notebook: Open, scripted: Scripted):
+    paragraph = "## Part {n}\n\nSome *words* of part {n}, and `code`, again and again and again and again."
+    text = "\n\n".join(paragraph.format(n=n) + "\n\n- a point\n- another point" for n in range(46))
+    scripted.scripted["Many"] = Answer(text, token_delay=0.005)
+    book = notebook(COUNTING, "print(len(sent), chat._talk.transcript().endswith(said))", "ai.chat('Many')")
+    book.silently(f"said = {text!r}.strip()")
+    book.run(0)
+    chat = panel(book)
+    say(chat, "warm up")
+    expect(answers(chat)).to_contain_text(["tokens"])
+    book.page.evaluate(LONG_TASKS)
+    say(chat, "Many")
+    expect(answers(chat)).to_contain_text(["tokens", "tokens"], timeout=30_000)
+    book.run(1)
+    said = book.outputs(1)[0]["text"]
+    sent, whole = "".join(said).split()
+    assert whole == "True"
+    tasks = book.page.evaluate("() => window.longTasks")
+    print(f"{sent} messages, long tasks of {tasks} ms")
+    assert int(sent) <= 150 + 20, "the warm-up, too"
+    assert not [each for each in tasks if each > 300], "100 on a quiet machine"
+    book.run(2)
+    fresh = panel(book, 2)
+    expect(answers(fresh)).to_have_count(2)
+    blocks = answers(chat).last.locator(".ai-block")
+    expect(answers(fresh).last.locator(".ai-block")).to_have_text(blocks.all_inner_texts())
+
+
 SAID = """
 import json
 payloads = json.loads(r'''{payloads}''')
@@ -244,6 +285,39 @@ def test_hostile_text_runs_and_fetches_nothing(notebook: Open, guard: Guard):
     )
     expect(chat.locator(".ai-block").locator(active)).to_have_count(0)
     expect(book.cell(0).locator(".jp-RenderedMarkdown").locator("script, iframe, object, embed, img")).to_have_count(0)
+
+
+def test_after_a_reload_it_goes_on_and_in_a_new_kernel_the_transcript_stands(
+    notebook: Open, scripted: Scripted, server: Server
+):
+    scripted.scripted["Long"] = Answer("word " * 200, token_delay=0.05)
+    book = notebook("ai.chat('Reload')")
+    book.run(0)
+    say(panel(book), "Hello")
+    expect(answers(panel(book))).to_contain_text(["tokens"])
+    say(panel(book), "Long")
+    expect(answers(panel(book)).last).to_contain_text("word")
+    book.save()
+    book.page.goto("about:blank")
+    again = Notebook(book.page, server, book.path)
+    chat = panel(again)
+    expect(own(chat)).to_have_text(["Hello", "Long"])
+    expect(answers(chat)).to_contain_text(["tokens", "word word word"])
+    chat.get_by_role("button", name="Stop").click()
+    expect(answers(chat).last).to_contain_text("Stopped")
+    say(chat, "after")
+    expect(answers(chat).last).to_contain_text("after")
+    expect(answers(chat)).to_contain_text(["tokens", "Stopped", "tokens"])
+    again.save()
+
+    again.close()
+    book.page.goto("about:blank")
+    dead = Notebook(book.page, server, book.path)
+    expect(dead.cell(0)).to_contain_text("Not connected: run the cell again")
+    expect(dead.cell(0)).to_contain_text("echo: Hello")  # JupyterLab updates no output of before a reload
+    dead.silently("import ipyconvexai as ai")
+    dead.run(0)
+    expect(own(panel(dead))).to_have_text(["Hello", "Long", "after"])
 
 
 def test_the_file_has_the_transcript(notebook: Open, scripted: Scripted):

@@ -17,6 +17,7 @@ from ipyconvexai.widgets.talk import OPEN, Talk, Update
 __all__ = ["Chat", "chat"]
 
 
+CLOSED = "The ledger was closed: run the cell again."
 NOT_CONNECTED = "Not connected: run the cell again to go on with this conversation."
 
 
@@ -102,7 +103,10 @@ class Chat:
 
     def _heard(self, said: dict[str, Any]) -> None:
         """In whatever thread hears the page."""
-        self._app.loop.submit(self._do(said))
+        if self._app.is_closed:
+            self._view.send({"kind": "error", "text": CLOSED})
+        else:
+            self._app.loop.submit(self._do(said))
 
     async def _do(self, said: dict[str, Any]) -> None:
         try:

@@ -127,8 +127,8 @@ class Talk:
             self._tell([self._titled()])
         else:
             await self._run("ai.load_messages", conversation_id=self.id, limit=1)  # it is of who asks
-            await self._look()
         self._ends = [listen(self._written), hub_of(self._app.store).subscribe(self._changed)]
+        await self._look()  # after that, so that nothing is missed
 
     async def _begin(self) -> None:
         """Where there is no such conversation yet."""

@@ -195,6 +195,14 @@ def test_a_conversation_that_vanishes_says_so(notebook: Open, scripted: Scripted
     expect(panel(book).get_by_role("alert")).to_contain_text("was deleted")
 
 
+def test_a_ledger_that_was_closed_says_so(notebook: Open):
+    book = notebook("ai.chat('Closed')")
+    book.run(0)
+    book.silently("ai.app().close()")
+    say(panel(book), "Hello")
+    expect(panel(book).get_by_role("alert")).to_have_text("The ledger was closed: run the cell again.")
+
+
 def test_who_waits_for_a_limit_sees_a_countdown(notebook: Open, scripted: Scripted):
     book = notebook("ai.app().limit('few', requests=1, per=4)", "ai.chat('Wait')")
     book.run(0)

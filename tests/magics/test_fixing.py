@@ -450,7 +450,7 @@ def test_no_key_is_sent(run: Run, cell: Cell, model: Scripted):
 
 CHAIN = """
 error = None
-for number in range(200):
+for number in range(100):
     try:
         raise ValueError(number) from error
     except ValueError as caught:

@@ -204,7 +204,7 @@ def test_a_ledger_that_was_closed_says_so(notebook: Open):
 
 
 def test_who_waits_for_a_limit_sees_a_countdown(notebook: Open, scripted: Scripted):
-    book = notebook("ai.app().limit('few', requests=1, per=4)", "ai.chat('Wait')")
+    book = notebook("ai.app().limit('few', requests=1, per=3)", "ai.chat('Wait')")
     book.run(0)
     book.run(1)
     chat = panel(book, 1)

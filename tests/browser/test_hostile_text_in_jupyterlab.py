@@ -20,7 +20,7 @@ PAYLOADS = [
     for line in (Path(__file__).parents[1] / "data" / "xss-payloads.txt").read_text(encoding="utf-8").split("\n")
     if line.strip()
 ]
-SAMPLE = random.Random(20).sample(PAYLOADS, 100)
+SAMPLE = random.Random(20).sample(PAYLOADS, 70)
 
 # What a person's own loop would do. Every error is shown as the failing cell would show it.
 LOOP = """

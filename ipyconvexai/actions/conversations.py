@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import ipyconvexai as ai
-from ipyconvexai.actions.messages import owned
+from ipyconvexai.actions.messages import check_said, owned, owned_message
 from ipyconvexai.actions.replies import generate_response
 
 __all__ = ["cancel_response", "send_message", "start_conversation"]
@@ -32,8 +32,7 @@ def send_message(ctx: Any, conversation_id: ai.Id[ai.Conversation], content: str
         EmptyPromptError: there is nothing to send.
     """
     owned(ctx, conversation_id)
-    if not content.strip():
-        raise ai.errors.EmptyPromptError("the message is empty", cure="Write what you want to say. Nothing was sent.")
+    check_said(content)
     ctx.db.insert(ai.Message(conversation_id=conversation_id, role="user", content=content))
     reply = ctx.db.insert(ai.Message(conversation_id=conversation_id, role="assistant", status="pending"))
     ctx.scheduler.run_after(0, generate_response, conversation_id=conversation_id)
@@ -47,11 +46,7 @@ def cancel_response(ctx: Any, message_id: ai.Id[ai.Message]) -> bool:
     Raises:
         Unauthenticated, NotFoundError: as ``send_message`` does.
     """
-    ctx.require_user()
-    reply = ctx.db.get(ai.Message, message_id)
-    if reply is None:
-        raise ai.errors.NotFoundError(f"there is no message {message_id}", cure="send_message gives a reply's id.")
-    owned(ctx, reply.conversation_id)
+    reply = owned_message(ctx, message_id)
     if reply.status not in ("pending", "streaming"):
         return False
     ctx.db.patch(message_id, status="canceled", error_code="canceled", error_message=f"stopped by {ctx.user_id}")

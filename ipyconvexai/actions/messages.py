@@ -10,7 +10,7 @@ from typing import Any
 
 import ipyconvexai as ai
 
-__all__ = ["CONTEXT_TOKENS", "load_messages", "load_prompt", "owned"]
+__all__ = ["CONTEXT_TOKENS", "check_said", "load_messages", "load_prompt", "owned", "owned_message", "place"]
 
 CONTEXT_TOKENS = 6000  # tokens of a conversation that go along with a question
 BYTES_PER_TOKEN = 4  # about; of a text in UTF-8
@@ -38,6 +38,27 @@ def owned(ctx: Any, conversation_id: str) -> ai.Conversation:
     return found
 
 
+def owned_message(ctx: Any, message_id: str) -> ai.Message:
+    """The message, if it is in a conversation of who asks.
+
+    Raises:
+        Unauthenticated, NotFoundError: as ``owned`` does.
+    """
+    ctx.require_user()
+    message = _message(ctx, message_id)
+    owned(ctx, message.conversation_id)
+    return message
+
+
+def check_said(content: str) -> None:
+    """
+    Raises:
+        EmptyPromptError: there is nothing to send.
+    """
+    if not content.strip():
+        raise ai.errors.EmptyPromptError("the message is empty", cure="Write what you want to say. Nothing was sent.")
+
+
 @ai.query(name="ai.load_messages")
 def load_messages(
     ctx: Any,
@@ -54,8 +75,8 @@ def load_messages(
     owned(ctx, conversation_id)
     wanted = ctx.db.query(ai.Message).with_index("by_conversation", conversation_id=conversation_id)
     if before is not None:
-        end = _place(_message(ctx, before))
-        wanted = wanted.lte("_creation_time", end[0]).filter(lambda message: _place(message) < end)
+        end = place(_message(ctx, before))
+        wanted = wanted.lte("_creation_time", end[0]).filter(lambda message: place(message) < end)
     newest = _with_pieces(ctx, wanted.order("desc").take(limit))
     return newest[: _how_many_fit(newest, max_tokens)][::-1]
 
@@ -80,7 +101,8 @@ def _message(ctx: Any, message_id: str) -> ai.Message:
     return found
 
 
-def _place(message: ai.Message) -> tuple[Any, Any]:
+def place(message: ai.Message) -> tuple[Any, Any]:
+    """What messages are ordered by."""
     return message._creation_time, message._id
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import ipyconvexai as ai
-from ipyconvexai.actions.messages import owned
+from ipyconvexai.actions.messages import check_said, owned, owned_message, place
 from ipyconvexai.actions.replies import generate_response
 
 __all__ = [
@@ -40,7 +40,7 @@ def retry_response(ctx: Any, message_id: ai.Id[ai.Message]) -> ai.Id[ai.Message]
         Unauthenticated, NotFoundError: as ``send_message`` does.
         InputError: it is no reply.
     """
-    reply = _of_mine(ctx, message_id)
+    reply = owned_message(ctx, message_id)
     if reply.role != "assistant":
         raise ai.errors.InputError("only a reply can be written again", cure="edit_message changes what was asked.")
     _remove_from(ctx, reply)
@@ -56,11 +56,10 @@ def edit_message(ctx: Any, message_id: ai.Id[ai.Message], content: str) -> ai.Id
         InputError: it is none of one's own messages.
         EmptyPromptError: there is nothing to send.
     """
-    message = _of_mine(ctx, message_id)
+    message = owned_message(ctx, message_id)
     if message.role != "user":
         raise ai.errors.InputError("only a message of one's own can be changed", cure="retry_response asks again.")
-    if not content.strip():
-        raise ai.errors.EmptyPromptError("the message is empty", cure="Write what you want to say. Nothing was sent.")
+    check_said(content)
     _remove_from(ctx, message)
     ctx.db.insert(ai.Message(conversation_id=message.conversation_id, role="user", content=content))
     return _reply_later(ctx, message.conversation_id)
@@ -74,7 +73,7 @@ def fork_conversation(ctx: Any, message_id: ai.Id[ai.Message], title: str = "") 
         Unauthenticated, NotFoundError: as ``send_message`` does.
         InputError: there is a conversation of this title.
     """
-    last = _of_mine(ctx, message_id)
+    last = owned_message(ctx, message_id)
     before = ctx.db.get(ai.Conversation, last.conversation_id)
     name = title.strip() or _free_title(ctx, f"{before.title or 'Chat'} (fork)")
     _check_free(ctx, name)
@@ -126,19 +125,9 @@ def list_conversations(ctx: Any, search: str = "", limit: int = 50) -> list[dict
     return [{**row, "used_at": row["used_at"].isoformat()} for row in ctx.db.sql(_NEWEST, wanted)]
 
 
-def _of_mine(ctx: Any, message_id: str) -> ai.Message:
-    """A message of a conversation of who asks."""
-    ctx.require_user()
-    message: ai.Message | None = ctx.db.get(ai.Message, message_id)
-    if message is None:
-        raise ai.errors.NotFoundError(f"there is no message {message_id}", cure="load_messages gives those there are.")
-    owned(ctx, message.conversation_id)
-    return message
-
-
 def _messages(ctx: Any, conversation_id: str) -> list[ai.Message]:
     found = ctx.db.query(ai.Message).with_index("by_conversation", conversation_id=conversation_id).collect()
-    return sorted(found, key=lambda message: (message._creation_time, message._id))
+    return sorted(found, key=place)
 
 
 def _remove_from(ctx: Any, first: ai.Message) -> None:

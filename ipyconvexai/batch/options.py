@@ -84,7 +84,7 @@ class Options:
         for name in params:  # a mistyped option would go to the provider, and all would be asked and paid anew
             if near := difflib.get_close_matches(name, [*_NAMES, *_OF_OPERATIONS], n=1, cutoff=0.8):
                 raise InputError(f"{kind} takes no {name}=", cure=f"Did you mean {near[0]}=? Nothing was sent.")
-        made = cls(**own, params=plain_params(params), **_run_as.get())
+        made = cls(**own, params=plain_params(params), **_run_as.get({}))
         made._check()
         return made
 
@@ -131,7 +131,7 @@ class Options:
         return tuple(self.details) if isinstance(self.details, Sequence) else (repr(self.details),)
 
 
-_run_as: ContextVar[dict[str, Any]] = ContextVar("ipyconvexai_run_as", default={})  # noqa: B039 # never changed
+_run_as: ContextVar[dict[str, Any]] = ContextVar("ipyconvexai_run_as")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ipyconvexai.hearing import Ear, hears_while_busy
+
 if TYPE_CHECKING:
     from ipyconvexai.batch.control import Control
     from ipyconvexai.batch.progress import View
@@ -89,7 +91,7 @@ class _Widgets:
             line = lines[number] if number < len(lines) else ""
             _set(label, value=line)
             _set(label.layout, display=None if line else "none")
-        if self._buttons and not _deaf():
+        if self._buttons and hears_while_busy():
             toggle, cancel = self._buttons
             description, tooltip = RESUME if view.phase == "paused" else PAUSE
             _set(toggle, description=description, tooltip=tooltip, disabled=view.phase == "canceling")
@@ -120,12 +122,13 @@ class _Widgets:
         import ipywidgets
 
         description, tooltip = words
-        deaf = _deaf()
+        deaf = not hears_while_busy()
         button = self._made(
             ipywidgets.Button, description=description, tooltip=DEAF if deaf else tooltip, disabled=deaf,
             layout={"width": "auto"},
         )  # fmt: skip
-        _Ear(button, lambda: press() if self._open else None)
+        ear = Ear(button.comm, _click, lambda _: press() if self._open else None)
+        button.on_click(ear.in_turn)
         return button
 
     def _toggle(self) -> None:
@@ -136,45 +139,9 @@ class _Widgets:
             self._control.pause()
 
 
-class _Ear:
-    """Hears clicks while the cell is busy.
-
-    A front end may send them to a thread beside the cell's (a subshell). ipykernel 7.4 sends what comes for a widget to
-    where that widget last spoke, which is the busy cell, unless its comm says otherwise: here, where the front end
-    wants it. And it asks the comm as a message arrives, in a thread that is never busy: so a click of a front end that
-    knows no subshells is heard there, and when it comes once more after the cell, it is known.
-    """
-
-    def __init__(self, button: Any, press: Callable[[], None]) -> None:
-        self._press = press
-        self._heard = 0
-        button.on_click(self._clicked)
-        if hasattr(button.comm, "_reply_subshell_for"):
-            button.comm._reply_subshell_for = self._route
-
-    def _route(self, data: Any, subshell: str | None) -> str | None:
-        if subshell is None and _is_click(data):
-            self._heard += 1
-            self._press()
-        return subshell
-
-    def _clicked(self, _button: Any) -> None:
-        if self._heard:
-            self._heard -= 1
-        else:
-            self._press()
-
-
-def _is_click(data: Any) -> bool:
-    content = data.get("content") if isinstance(data, dict) else None
-    return isinstance(content, dict) and content.get("event") == "click"
-
-
-def _deaf() -> bool:
-    """Whether whatever is pressed is heard after the cell alone: the kernel (ipykernel 6) reads nothing meanwhile."""
-    from IPython.core.getipython import get_ipython
-
-    return not getattr(getattr(get_ipython(), "kernel", None), "_supports_kernel_subshells", False)
+def _click(data: dict[str, Any]) -> bool | None:
+    content = data.get("content")
+    return True if isinstance(content, dict) and content.get("event") == "click" else None
 
 
 def _set(widget: Any, **traits: Any) -> None:

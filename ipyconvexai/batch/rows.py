@@ -82,7 +82,8 @@ class RowBatch:
             fingerprint=self._source.fingerprint(operation.columns),
         )
 
-        self._batch.begun = self._keep_documents
+        self._batch.begun = self._looked_up
+        self._size = FIRST_CHUNK
 
     @property
     def kind(self) -> str:
@@ -137,20 +138,18 @@ class RowBatch:
 
     async def _chunks(self, bar: Progress) -> AsyncIterator[Chunk]:
         read = self._source.chunks(self._operation.columns, LARGEST_CHUNK)
-        size = FIRST_CHUNK
         try:
             while (columns := await asyncio.to_thread(next, read, None)) is not None:
                 values = (columns[name] for name in self._operation.columns)
                 rows: list[tuple[Any, ...]] = list(zip(*values, strict=True))
                 start = 0
                 while start < len(rows):
+                    size = self._size
                     with put_off():
                         chunk = self._chunk(rows[start : start + size])
                     start += size
                     self._count(chunk, bar, len(chunk.rows))
                     yield chunk
-                    all_known = all(item.result is not None and item.result.known for item in chunk.new)
-                    size = min(2 * size, LARGEST_CHUNK) if all_known else FIRST_CHUNK
             await asyncio.gather(*self._keeping)
         finally:
             read.close()
@@ -210,6 +209,11 @@ class RowBatch:
     def _entry(self) -> Entry:
         assert self._batch.entry is not None
         return self._batch.entry
+
+    def _looked_up(self, chunk: Chunk) -> None:
+        all_known = all(item.result is not None and item.result.known for item in chunk.new)
+        self._size = min(2 * self._size, LARGEST_CHUNK) if all_known else FIRST_CHUNK
+        self._keep_documents(chunk)
 
     def _keep_documents(self, chunk: Chunk) -> None:
         """Beside the sending, which does not need them. What the ledger could answer is there already."""

@@ -105,6 +105,7 @@ class Chunk:
     rows: list[Item | Result]
     new: list[Item]  # those that no open chunk had before
     left: int = 0  # inputs that have no result yet
+    known: dict[str, Done] | None = None  # what the ledger has for its first requests, once it was looked up
     size: int | None = None  # rows of the frame in it; None: as many as `rows`
     settled: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
@@ -156,6 +157,7 @@ class Runner:
         self._workers = WORKERS_PER_SEND * plan.concurrency
         self._hungry = asyncio.Event()
         self._open: collections.deque[Chunk] = collections.deque()
+        self._ahead: asyncio.Queue[Chunk | None] = asyncio.Queue(1)
         self._opened = asyncio.Event()
         self._retired = asyncio.Event()
         self._unsettled = 0
@@ -180,11 +182,26 @@ class Runner:
             StoreError: the ledger cannot record: nothing more is sent.
         """
         CALLER.set(dataclasses.replace(self.plan.caller, gate=self._gate))
-        await _all([self._read(chunks), self._give_back(retire), *(self._work() for _ in range(self._workers))])
+        workers = (self._work() for _ in range(self._workers))
+        await _all([self._look_ahead(chunks), self._read(), self._give_back(retire), *workers])
 
     # ------------------------------------------------------------------------------------------ chunks
-    async def _read(self, chunks: AsyncIterator[Chunk]) -> None:
+    async def _look_ahead(self, chunks: AsyncIterator[Chunk]) -> None:
+        """The ledger is asked for a chunk while the one before it is settled: the keeper works in a process of its
+        own."""
         async for chunk in chunks:
+            with put_off():
+                await self._look_up(chunk)
+            await self._ahead.put(chunk)
+        await self._ahead.put(None)
+
+    async def _look_up(self, chunk: Chunk) -> None:
+        await _advance_all(chunk.new)
+        keys = [ask.key for item in chunk.new for ask in item.asks]
+        chunk.known = await asyncio.to_thread(self._known, keys) if keys else {}
+
+    async def _read(self) -> None:
+        while (chunk := await self._ahead.get()) is not None:
             with put_off():
                 await self.begin(chunk)
             self._push(chunk.new)
@@ -197,7 +214,8 @@ class Runner:
 
     async def begin(self, chunk: Chunk) -> None:
         """Begin its inputs; what the ledger can answer is settled after this."""
-        await _advance_all(chunk.new)
+        if chunk.known is None:
+            await self._look_up(chunk)
         self._unsettled += len(chunk.new)
         new = set(chunk.new)
         for row in {row for row in chunk.rows if isinstance(row, Item)}:
@@ -206,7 +224,8 @@ class Runner:
                 chunk.left += 1
         if self.plan.only_failed:
             await self._leave_untried(chunk.new)
-        await self.proceed(chunk.new)
+        await self.proceed(chunk.new, chunk.known)
+        chunk.known = {}
         self._begun(chunk)
         if chunk.left == 0:
             chunk.settled.set()
@@ -234,8 +253,11 @@ class Runner:
             self._retired.set()
 
     # ------------------------------------------------------------------------------------------ rounds
-    async def proceed(self, items: Sequence[Item]) -> None:
-        """Answer from the ledger what it can answer, round after round; what has its result is settled."""
+    async def proceed(self, items: Sequence[Item], known: dict[str, Done] | None = None) -> None:
+        """Answer from the ledger what it can answer, round after round; what has its result is settled.
+
+        `known`: what it has for the first round, where it was asked already.
+        """
         going = list(items)
         while going:
             asked = [
@@ -244,10 +266,12 @@ class Runner:
                 for index, (ask, done) in enumerate(zip(item.asks, item.dones, strict=True))
                 if done is None and not item.fresh
             ]
-            known = await asyncio.to_thread(self._known, [ask.key for _, _, ask in asked]) if asked else {}
+            if known is None:
+                known = await asyncio.to_thread(self._known, [ask.key for _, _, ask in asked]) if asked else {}
             for item, index, ask in asked:
                 if (done := known.get(ask.key)) is not None:
                     item.answer(index, done)
+            known = None
             answered = [item for item in going if item.left == 0]
             await _advance_all([item for item in answered if item.result is None])
             with put_off():

@@ -77,12 +77,14 @@ class Chat:
         """The panel, and below it the transcript for viewers without a kernel; the panel hides it."""
         from IPython.display import display
 
-        from ipyconvexai.widgets.views import ChatView, hears_while_busy, in_kernel
+        from ipyconvexai.hearing import hears_while_busy, in_kernel
 
         if not in_kernel():
             print(repr(self))
             return
         if self._view is None:
+            from ipyconvexai.widgets.views import ChatView  # imports anywidget
+
             state = {"title": plain_text(self.title), "busy": hears_while_busy()}
             self._view = ChatView(state, self._heard)
         show: Any = display  # IPython has no types for it
@@ -96,7 +98,7 @@ class Chat:
         if self._view is None:
             return
         self._view.send({"kind": "told", "updates": updates})
-        if any(update["kind"] != "message" or update["status"] not in OPEN for update in updates):
+        if any(update["kind"] == "title" or update.get("status", "pending") not in OPEN for update in updates):
             transcript = self._transcript()
             for shown in self._transcripts:
                 shown.update(transcript, raw=True)

@@ -32,6 +32,7 @@ from ipyconvexai.functions.streaming import Draft, listen
 from ipyconvexai.generation import check_prompt
 from ipyconvexai.ids import new_id
 from ipyconvexai.render import Blocks, plain_text
+from ipyconvexai.settings import redact
 from ipyconvexai.store.conversations import begin_conversation, find_conversation
 from ipyconvexai.values import Wait
 
@@ -58,24 +59,34 @@ WHERE message_id IN (SELECT unnest(?::UUID[])) GROUP BY message_id
 
 @dataclass(slots=True)
 class _Message:
-    """A message as it was told. `state` is its row but for the text: where it differs, it is told again."""
+    """A message as it was told. `row` is its row, where that differs it is told again."""
 
     id: str
-    role: str
+    role: str = ""
     status: str = ""
-    state: tuple[Any, ...] = ()
+    row: tuple[Any, ...] = ()
     text: str = ""
     foot: str = ""
     note: dict[str, Any] | None = None
     wait: Wait | None = None
     blocks: Blocks = field(default_factory=Blocks)
 
+    def take(self, row: tuple[Any, ...], text: str | None, draft: Draft | None) -> bool:
+        """Whether there is anything new in its row, its text in the ledger, or what this process writes of it."""
+        changed = row != self.row
+        if changed:
+            self.row, self.role, self.status = row, row[1], row[2]
+            self.foot, self.note = _foot(row), _note(row)
+        if text is not None and text != self.text:
+            self.text, changed = text, True
+        return (draft is not None and self.grow(draft)) or changed
+
     def grow(self, draft: Draft) -> bool:
         """Whether `draft` has more than was told."""
-        text, wait = draft.text, draft.wait
-        if len(text) <= len(self.text) and wait == self.wait:
+        text, wait = redact(draft.text), draft.wait
+        if self.status not in OPEN or (text, wait) == (self.text, self.wait):
             return False
-        self.text, self.wait, self.status = max(text, self.text, key=len), wait, "streaming"
+        self.text, self.wait, self.status = text, wait, "streaming"
         return True
 
     def update(self, *, whole: bool = False) -> Update:
@@ -100,14 +111,11 @@ class Talk:
         self._tell = tell
         self.title = title
         self.id: str | None = None
-        self._told_title: str | None = None
         self._messages: dict[str, _Message] = {}
-        self._drafts: dict[str, Draft] = {}
-        self._growing: set[str] = set()
+        self._drafts: dict[str, Draft] = {}  # what this process writes
         self._drawing: asyncio.Task[None] | None = None
-        self._looking: asyncio.Task[None] | None = None
-        self._look_again = False
-        self._one_look = asyncio.Lock()
+        self._following: asyncio.Task[None] | None = None
+        self._change = asyncio.Event()
         self._ends: list[Callable[[], None]] = []
 
     # ------------------------------------------------------------------------------------------ its life
@@ -123,12 +131,12 @@ class Talk:
             self.id = await asyncio.to_thread(find_conversation, self._app.records, self.title)
         if self.id is None:
             self.title = self.title or f"Chat of {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            self._told_title = self.title
             self._tell([self._titled()])
         else:
             await self._run("ai.load_messages", conversation_id=self.id, limit=1)  # it is of who asks
         self._ends = [listen(self._written), hub_of(self._app.store).subscribe(self._changed)]
         await self._look()  # after that, so that nothing is missed
+        self._following = asyncio.create_task(self._follow())
 
     async def _begin(self) -> None:
         """Where there is no such conversation yet."""
@@ -142,6 +150,8 @@ class Talk:
         """Follow it no more; may be called again, from any thread."""
         while self._ends:
             self._ends.pop()()
+        if self._following is not None:
+            self._later(self._following.cancel)
 
     # ------------------------------------------------------------------------------------------ what people do
     async def send(self, text: str) -> None:
@@ -180,6 +190,8 @@ class Talk:
     async def switch(self, title: str | None) -> None:
         """Show another conversation, by its title or id; None: a new one."""
         self.close()
+        if self._following is not None:
+            await asyncio.wait([self._following])
         self.id, self.title, self._messages, self._drafts = None, title, {}, {}
         self._tell([{"kind": "cleared"}])
         await self.open()
@@ -217,77 +229,61 @@ class Talk:
 
     def _changed(self, tables: set[str]) -> None:
         """In the hub's thread."""
-        if not tables or tables & {"messages", "message_deltas", "conversations"}:
-            self._later(self._look_soon)
+        if tables == {"message_deltas"}:
+            self._later(self._pieces_came)
+        elif not tables or tables & {"messages", "message_deltas", "conversations"}:
+            self._later(self._change.set)
+
+    def _pieces_came(self) -> None:
+        if any(one.status in OPEN and one.id not in self._drafts for one in self._messages.values()):
+            self._change.set()
 
     def _written(self, draft: Draft) -> None:
         """Where it is written, a thread of any kind."""
         self._later(self._grow, draft)
 
-    def _later(self, function: Callable[..., None], *args: Any) -> None:
+    def _later(self, function: Callable[..., Any], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed
             self._loop.call_soon_threadsafe(function, *args)
 
-    def _look_soon(self) -> None:
-        if self._looking is not None and not self._looking.done():
-            self._look_again = True
-            return
-        self._looking = asyncio.create_task(self._look_until_settled())
-
-    async def _look_until_settled(self) -> None:
-        self._look_again = True
-        while self._look_again:
-            self._look_again = False
+    async def _follow(self) -> None:
+        while True:
+            await self._change.wait()
+            self._change.clear()
             with contextlib.suppress(Error):  # the next change will do
                 await self._look()
 
     async def _look(self) -> None:
-        async with self._one_look:
-            await self._look_alone()
-
-    async def _look_alone(self) -> None:
         if self.id is None:  # perhaps somebody has begun it
-            assert self.title is not None
-            self.id = await asyncio.to_thread(find_conversation, self._app.records, self.title)
+            found = await asyncio.to_thread(find_conversation, self._app.records, self.title or "")
+            self.id = self.id or found
             if self.id is None:
                 return
-        looked_at = self.id
         titles, rows = await asyncio.to_thread(self._rows)
-        if self.id != looked_at:  # another conversation is shown by now
-            return
-        updates: list[Update] = []
-        title = (titles[0][0] or "") if titles else None
-        if title != self._told_title:
-            self._told_title = self.title = title
-            updates.append(self._titled())
-        before = list(self._messages)
-        fresh = [row for row in rows if row[0] not in self._messages or self._messages[row[0]].state != row]
+        known = {key: message.row for key, message in self._messages.items()}
         # One that was stopped a moment ago has no content yet.
-        settled = [row[0] for row in fresh if row[3] is not None]
+        settled = [row[0] for row in rows if row[3] is not None and known.get(row[0]) != row]
         coming = [row[0] for row in rows if row[3] is None and row[0] not in self._drafts]
         texts = await asyncio.to_thread(self._texts, settled, coming)
-        if self.id != looked_at:
-            return
-        ids = [row[0] for row in rows]
-        self._messages = {key: self._messages.get(key) or _Message(key, "") for key in ids}
-        changed = {row[0] for row in fresh}
-        for row in fresh:
-            _take(self._messages[row[0]], row)
-        for key, text in texts.items():
-            if self._messages[key].text != text and (text or key in settled):
-                self._messages[key].text = text
-                changed.add(key)
-        for key in list(self._drafts):
-            if key in self._messages and self._messages[key].status not in OPEN:
-                del self._drafts[key]
-        for key, draft in self._drafts.items():  # what was written before its row was seen
-            if key in self._messages and self._messages[key].status in OPEN and self._messages[key].grow(draft):
-                changed.add(key)
-        updates += [self._messages[key].update() for key in ids if key in changed]
-        if before != ids:
-            updates.append(self._order())
-        if updates:
+        title = (titles[0][0] or "") if titles else None
+        updates = []
+        if title != self.title:
+            self.title = title
+            updates.append(self._titled())
+        if updates := updates + self._taken(rows, texts):
             self._tell(updates)
+
+    def _taken(self, rows: list[tuple[Any, ...]], texts: dict[str, str]) -> list[Update]:
+        before = list(self._messages)
+        self._messages = {row[0]: self._messages.get(row[0]) or _Message(row[0]) for row in rows}
+        over = {row[0] for row in rows if row[2] not in OPEN}
+        self._drafts = {key: draft for key, draft in self._drafts.items() if key not in over}
+        updates = [
+            self._messages[row[0]].update()
+            for row in rows
+            if self._messages[row[0]].take(row, texts.get(row[0]), self._drafts.get(row[0]))
+        ]
+        return updates if before == list(self._messages) else [*updates, self._order()]
 
     def _rows(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
         """Blocking."""
@@ -305,27 +301,24 @@ class Talk:
     def _grow(self, draft: Draft) -> None:
         if draft.conversation_id is not None and draft.conversation_id == self.id:
             self._drafts[draft.message_id] = draft
-            self._growing.add(draft.message_id)
             if self._drawing is None or self._drawing.done():
                 self._drawing = asyncio.create_task(self._draw())
 
     async def _draw(self) -> None:
-        while self._growing:
+        """Until nothing new has come."""
+        while True:
             begun = time.perf_counter()
-            updates = []
-            for key in self._growing:
-                message, draft = self._messages.get(key), self._drafts.get(key)
-                if message is not None and draft is not None and message.grow(draft):
-                    updates.append(message.update())
-            self._growing.clear()
-            if updates:
-                self._tell(updates)
+            both = [(self._messages.get(key), draft) for key, draft in self._drafts.items()]
+            updates = [one.update() for one, draft in both if one is not None and one.grow(draft)]
+            if not updates:
+                return
+            self._tell(updates)
             await asyncio.sleep(max(DRAW_EVERY, SHARE * (time.perf_counter() - begun)))
 
 
-def _take(message: _Message, row: tuple[Any, ...]) -> None:
-    _, role, status, _, code, words, finish, model, read, written, cost, took = row
-    message.role, message.status, message.state = role, status, row
+def _foot(row: tuple[Any, ...]) -> str:
+    """What it took, in words."""
+    finish, model, read, written, cost, took = row[6:]
     facts = [
         plain_text(model) if model else "",
         f"{(read or 0) + (written or 0):,} tokens" if read or written else "",
@@ -333,9 +326,14 @@ def _take(message: _Message, row: tuple[Any, ...]) -> None:
         f"{took / 1000:.1f} s" if took else "",
         "cut at the token limit" if finish == "length" else "",
     ]
-    message.foot = " · ".join(fact for fact in facts if fact)
-    message.note = None
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _note(row: tuple[Any, ...]) -> dict[str, Any] | None:
+    """Why it is not whole."""
+    _, _, status, _, code, words, *_ = row
     if status == "canceled":
-        message.note = {"text": "Stopped: this is what had come.", "error": False}
-    elif status == "failed":
-        message.note = {"text": plain_text(words or code or "it failed"), "error": True}
+        return {"text": "Stopped: this is what had come.", "error": False}
+    if status == "failed":
+        return {"text": plain_text(words or code or "it failed"), "error": True}
+    return None

@@ -20,9 +20,10 @@ import pytest
 from ipyconvexai.batch.asks import Done, Result
 from ipyconvexai.batch.bars import LogLines, TerminalLine, terminal_or_log
 from ipyconvexai.batch.control import Control
-from ipyconvexai.batch.panel import DEAF, _Ear, _Widgets
+from ipyconvexai.batch.panel import DEAF, _click, _Widgets
 from ipyconvexai.batch.progress import Progress, View
 from ipyconvexai.errors import CallError, CanceledError
+from ipyconvexai.hearing import Ear
 from ipyconvexai.values import Wait
 
 ANSWER = Done("text", "id", input_tokens=100, cached_tokens=20, output_tokens=30, cost=0.001)
@@ -529,7 +530,8 @@ def test_a_click_is_heard_once_whichever_way_it_comes():
     def press() -> None:
         pressed[0] += 1
 
-    _Ear(button, press)
+    ear = Ear(button.comm, _click, lambda _: press())
+    button.on_click(ear.in_turn)
     route = button.comm._reply_subshell_for
     assert route(CLICK, "beside") == "beside", "the front end's own thread"
     assert pressed == [0]

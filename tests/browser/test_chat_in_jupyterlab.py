@@ -115,7 +115,7 @@ def test_it_works_while_a_cell_is_busy(notebook: Open, scripted: Scripted):
     book.run(0)
     chat = panel(book)
     book.begin(1)
-    time.sleep(0.5)
+    expect(book.cell(1).locator(".jp-InputPrompt")).to_have_text("[*]:")
     begun = time.monotonic()
     say(chat, "Long")
     expect(answers(chat)).to_contain_text("word")

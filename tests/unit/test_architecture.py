@@ -27,6 +27,7 @@ FLOORS = {
     "values": 0,
     "testing": 0,
     "store": 1,
+    "hearing": 1,
     "render": 1,
     "providers": 2,
     "tables": 2,
@@ -65,7 +66,13 @@ DOORS = {
     "nh3": {"render"},
     "markdown_it": {"render"},
     "pygments": {"render"},
-    "IPython": {"notebook", "batch", "widgets", "worker"},  # batch: to replace tqdm's widget; worker: to remove magics
+    "IPython": {
+        "hearing",
+        "notebook",
+        "batch",
+        "widgets",
+        "worker",
+    },  # batch: to replace tqdm's widget; worker: to remove magics
     "ipywidgets": {"notebook", "batch"},
     "anywidget": {"widgets"},
     "rich": {"notebook"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +12,7 @@ from ipyconvexai import errors
 from ipyconvexai.store.link import KeeperStore
 from ipyconvexai.testing import Answer, Endpoint, Fault
 from ipyconvexai.widgets.talk import Talk, Update
-
-PATIENCE = 20.0
+from tests.store.helpers import wait_for
 
 
 class Page:
@@ -47,10 +45,7 @@ class Page:
         return [(one["role"], one["status"], "".join(one["html"]).strip()) for one in self.shown.values()]
 
     def until(self, seen: Callable[[list[tuple[str, str, str]]], bool]) -> None:
-        ends = time.monotonic() + PATIENCE
-        while not seen(self.all()):
-            assert time.monotonic() < ends, self.all()
-            time.sleep(0.01)
+        wait_for(lambda: seen(self.all()), "the page to show it")
 
 
 @pytest.fixture

@@ -124,6 +124,7 @@ function render({ model, el }) {
     { className: "ai-chat", "aria-label": `Chat: ${state.title}`, "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "" },
     make("header", { className: "ai-head" }, heading, more),
     menu, log, status, banner, form,
+    make("p", { className: "ai-deaf", hidden: state.busy, textContent: "This kernel hears nothing while a cell runs; ipykernel 7 does." }),
   );
   let editing = null; // the message that what is sent stands in place of
 

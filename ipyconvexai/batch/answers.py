@@ -7,7 +7,6 @@ request fails with (a budget, say) stays as it is: run again, the first reply is
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -79,7 +78,7 @@ def _read(schema: Any, done: Done) -> tuple[Any, InvalidAnswerError | None]:
 
 def _result(value: Any, *dones: Done) -> Result:
     """`value` may be None, and what was cut at the token limit after its last brace is whole."""
-    return dataclasses.replace(Result.of(*dones), value=value, error=None)
+    return Result.of(*dones)._replace(value=value, error=None)
 
 
 def _is_cut(done: Done) -> bool:

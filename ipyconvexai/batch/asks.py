@@ -13,8 +13,8 @@ interrupted is resumed by running it again: what the ledger has is not sent.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from ipyconvexai.batch.templates import check_unicode
 from ipyconvexai.errors import CallError, Error
@@ -68,11 +68,14 @@ class Recipe:
         return Ask(self, ask.text, key, more)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+# A batch that the ledger can answer makes one of each of these per row: a named tuple is made in a third of the time
+# that a frozen dataclass takes.
+
+
+class Ask(NamedTuple):
     """One request. `key` is its cache key: equal requests have equal keys."""
 
-    recipe: Recipe = field(repr=False)
+    recipe: Recipe
     text: str
     key: str
     more: tuple[dict[str, str], ...] = ()
@@ -81,8 +84,7 @@ class Ask:
         return self.recipe.body(self.text, self.more)
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """What one request came to: its text, or the error; both where the text was cut at the token limit.
 
     `known`: the ledger had it. `cost` in US dollars is what it cost when it was sent; None: not known.
@@ -125,8 +127,7 @@ class Part:
     request_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(NamedTuple):
     """What some requests took. `cost` in US dollars, as far as prices are known; None: of none of them."""
 
     requests: int = 0
@@ -158,8 +159,7 @@ class Tally:
 _NONE = Tally()
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What an input came to. `done` is the request that gave it, `total` is what it took in all, `sent` the part of
     that which was not in the ledger before."""
 
@@ -181,7 +181,7 @@ class Result:
 
     def failed(self, error: Error) -> Result:
         """The same with `error`, and without a value."""
-        return replace(self, value=None, error=error)
+        return self._replace(value=None, error=error)
 
     @property
     def is_failed(self) -> bool:

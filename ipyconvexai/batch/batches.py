@@ -181,13 +181,11 @@ class Entry:
                 rows.clear()
 
     def _write(self, table: str, columns: dict[str, str], rows: list[tuple[Any, ...]]) -> None:
-        """By columns: a tenth of what the same rows one by one cost the keeper."""
-        values = ", ".join(f"unnest(?::{kind}[])" for kind in columns.values())
-        sql = f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values}"
+        sql, values = _insert(table, columns, rows)
         for tries in range(WRITES):
             try:
                 with put_off(), self._store.transaction() as execute:
-                    execute.later(sql, [list(column) for column in zip(*rows, strict=True)])
+                    execute.later(sql, values)
             except TransactionError:
                 if tries == WRITES - 1:
                     raise
@@ -216,6 +214,20 @@ class Entry:
                 [*self.counts.values(), "paused" if state == "paused" else "running", utc_now(), self.facts.id],
             )
         return rows[0][0] if rows else None
+
+
+def _insert(table: str, columns: dict[str, str], rows: list[tuple[Any, ...]]) -> tuple[str, list[Any]]:
+    """By columns: a tenth of what the same rows one by one cost the keeper; what is the same in all rows travels once,
+    which halves that."""
+    values = [list(column) for column in zip(*rows, strict=True)]
+    varies = [column.count(column[0]) < len(rows) for column in values]
+    if not any(varies):
+        varies[0] = True  # else they would be one row
+    marks = [
+        f"unnest(?::{kind}[])" if many else f"?::{kind}" for kind, many in zip(columns.values(), varies, strict=True)
+    ]
+    sql = f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(marks)}"
+    return sql, [column if many else column[0] for column, many in zip(values, varies, strict=True)]
 
 
 def _nothing() -> None:

@@ -206,7 +206,7 @@ def test_an_answer_that_was_cut_short_is_used_and_told():
 
     def answer(ask: Ask) -> Done:
         done = Done("fine", "r-1")
-        return replace(done, error=short) if ask.text.startswith(SENTENCE) and "END" in ask.text else done
+        return done._replace(error=short) if ask.text.startswith(SENTENCE) and "END" in ask.text else done
 
     result, _ = drive(summary(RECIPE, SENTENCE * 100 + "END", 400), answer)
     assert result.value == "fine"

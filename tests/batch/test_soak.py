@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 
@@ -16,10 +15,10 @@ CONCURRENCY = 32
 LATENCY = 0.2
 RATE = CONCURRENCY / LATENCY  # documents a second at best
 
-# Rows are made while they are read. The sampler writes down CPU seconds and MB of its process, and what a fixed piece
-# of work costs at that moment: on a shared machine the same work takes up to half as much more CPU at another time.
+# Rows are made while they are read. The sampler writes down CPU seconds and MB of its process. (A fixed piece of work,
+# timed beside it as a yardstick of the machine, varied by half within one short batch, and told less than nothing.)
 CHILD = """
-import json, resource, sys, threading, time
+import json, resource, sys, threading
 import pyarrow as pa
 import ipyconvexai as ai
 rows, every = int(sys.argv[1]), float(sys.argv[2])
@@ -30,11 +29,8 @@ def batches():
         yield pa.record_batch([pa.array([f"document {n} " + "about the bridge " * 20 for n in numbers])], schema=schema)
 def sample():
     while not ended.wait(every):
-        begun = time.thread_time()
-        sum(number * number for number in range(100_000))
-        yardstick = time.thread_time() - begun
         use = resource.getrusage(resource.RUSAGE_SELF)
-        print(json.dumps([use.ru_utime + use.ru_stime, use.ru_maxrss / 1024, yardstick]), flush=True)
+        print(json.dumps([use.ru_utime + use.ru_stime, use.ru_maxrss / 1024]), flush=True)
 ended = threading.Event()
 threading.Thread(target=sample, daemon=True).start()
 done = ai.summarize(pa.RecordBatchReader.from_batches(schema, batches()), "text", concurrency=32, progress=False)
@@ -49,29 +45,28 @@ def soak(seconds: float, window: float) -> float:
         command = [sys.executable, "-c", CHILD, str(int(seconds * RATE)), str(window / 10)]
         environment = {**os.environ, "OPENAI_BASE_URL": double.url, "OPENAI_API_KEY": "sk-test-0123456789abcdef"}
         environment["IPYCONVEXAI_MODEL"] = "openai:gpt-4.1-nano"
-        samples: list[tuple[int, float, float, float]] = []  # documents, CPU seconds, MB, the yardstick's seconds
+        samples: list[tuple[int, float, float]] = []  # documents, CPU seconds, MB
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
             assert child.stdout is not None
             for line in child.stdout:
-                cpu, memory, yardstick = json.loads(line)
-                samples.append((double.count(), cpu, memory, yardstick))
+                cpu, memory = json.loads(line)
+                samples.append((double.count(), cpu, memory))
         assert child.returncode == 0
         assert double.count() == int(seconds * RATE)
     sending = [one for one in samples if 0 < one[0] < int(seconds * RATE)][1:-1]  # neither its start nor its end
     size = 10
 
-    def cost(part: list[tuple[int, float, float, float]]) -> tuple[float, float]:
-        """CPU seconds per 1,000 documents, and the same by the yardstick of that time."""
-        seconds = (part[-1][1] - part[0][1]) / (part[-1][0] - part[0][0]) * 1000
-        return seconds, seconds / statistics.median(one[3] for one in part)
+    def cost(part: list[tuple[int, float, float]]) -> float:
+        """CPU seconds per 1,000 documents."""
+        return (part[-1][1] - part[0][1]) / (part[-1][0] - part[0][0]) * 1000
 
-    (first, first_by), (last, last_by) = cost(sending[: size + 1]), cost(sending[-size - 1 :])
+    first, last = cost(sending[: size + 1]), cost(sending[-size - 1 :])
     print(
         f"{len(samples) * window / 10:.0f} s: {first:.2f} s CPU per 1,000 in the first {window:g} s,"
-        f" {last:.2f} s in the last, {last_by / first_by:.2f} times as much for the machine as it was then;"
+        f" {last:.2f} s in the last, {last / first:.2f} times as much;"
         f" {sending[size][2]:.0f} MB, then {sending[-1][2]:.0f} MB"
     )
-    return last_by / first_by
+    return last / first
 
 
 def test_a_batch_of_some_seconds_costs_the_same_all_the_time():

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from ipyconvexai import place
 from ipyconvexai.application import App
 from ipyconvexai.batch.batches import Entry, Facts
+from ipyconvexai.batch.collector import rarer
 from ipyconvexai.batch.columns import Output
 from ipyconvexai.batch.control import Control
 from ipyconvexai.batch.engines import open_engine
@@ -130,7 +131,8 @@ class Batch:
         try:
             await asyncio.to_thread(entry.begin)
             beat = asyncio.create_task(entry.beat())
-            await runner.run(chunks, take)
+            with rarer():
+                await runner.run(chunks, take)
         except BaseException as error:
             self._end_soon(entry, error)
             raise

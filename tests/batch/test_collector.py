@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from ipyconvexai.batch.collector import put_off
+from ipyconvexai.batch.collector import RARE, put_off, rarer
 
 
 def test_it_is_off_until_the_last_has_gone():
@@ -58,3 +58,25 @@ def test_the_child_of_a_fork_does_not_inherit_it():
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert gc.isenabled()
+
+
+def test_it_is_rarer_until_the_last_has_gone():
+    before = gc.get_threshold()
+    assert before[0] < RARE
+    with rarer():
+        with rarer():
+            assert gc.get_threshold() == (RARE, *before[1:])
+        assert gc.get_threshold() == (RARE, *before[1:])
+    assert gc.get_threshold() == before
+
+
+@pytest.mark.parametrize("own", [0, RARE + 1])
+def test_who_has_it_rarer_still_finds_it_so(own):
+    before = gc.get_threshold()
+    gc.set_threshold(own)
+    try:
+        with rarer():
+            assert gc.get_threshold()[0] == own
+        assert gc.get_threshold()[0] == own
+    finally:
+        gc.set_threshold(*before)

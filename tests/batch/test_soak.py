@@ -16,7 +16,7 @@ LATENCY = 0.2
 RATE = CONCURRENCY / LATENCY  # documents a second at best
 
 # Rows are made while they are read. The sampler writes down CPU seconds and MB of its process. (A fixed piece of work,
-# timed beside it as a yardstick of the machine, varied by half within one short batch, and told less than nothing.)
+# timed beside it as a yardstick of the machine, varied by a third within 100 s, and not as the cost of documents did.)
 CHILD = """
 import json, resource, sys, threading
 import pyarrow as pa

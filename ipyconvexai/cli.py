@@ -130,7 +130,7 @@ def run(name: str, words: tuple[str, ...], source: Path | None, db: str | None, 
 
 
 def _result_of(name: str, words: tuple[str, ...], source: Path | None, db: str | None, as_json: bool) -> str:
-    from ipyconvexai.notebook.results import text_of
+    from ipyconvexai.drawing.results import text_of
 
     with _without_jobs():
         _define(source)

@@ -68,7 +68,7 @@ def question(failure: Failure, command: str) -> str:
     Raises:
         UsageError: the error holds the environment.
     """
-    from ipyconvexai.notebook.closed import EnvironmentShownError, guarded
+    from ipyconvexai.context.closed import EnvironmentShownError, guarded
     from ipyconvexai.render.plain import cut
     from ipyconvexai.settings import redact
 

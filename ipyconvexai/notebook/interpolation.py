@@ -50,7 +50,7 @@ def interpolate(text: str, names: Mapping[str, Any]) -> str:
     """
     if _FIELD.search(text) is None:
         return text
-    from ipyconvexai.notebook.closed import looked_at_once
+    from ipyconvexai.context.closed import looked_at_once
 
     with looked_at_once():
         return _filled(text, names)
@@ -71,7 +71,7 @@ def _filled(text: str, names: Mapping[str, Any]) -> str:
 
 def _field(match: re.Match[str], names: Mapping[str, Any]) -> str | None:
     """The field's text; None: it names nothing."""
-    from ipyconvexai.notebook.closed import EnvironmentShownError
+    from ipyconvexai.context.closed import EnvironmentShownError
 
     try:
         value = _value(match["path"], names)
@@ -95,7 +95,7 @@ def _shown(match: re.Match[str]) -> str:
 
 def _message(error: BaseException) -> str:
     """The first line of what the error says; its own code may fail, too. It may be asked about: `%ai fix`."""
-    from ipyconvexai.notebook.closed import EnvironmentShownError, guarded
+    from ipyconvexai.context.closed import EnvironmentShownError, guarded
 
     try:
         lines = guarded(error, str(error)).strip().splitlines()
@@ -107,8 +107,8 @@ def _message(error: BaseException) -> str:
 
 
 def _text(value: Any, conversion: str | None, spec: str | None) -> str:
-    from ipyconvexai.notebook.closed import guarded
-    from ipyconvexai.notebook.spelling import has_own_text, spell
+    from ipyconvexai.context.closed import guarded
+    from ipyconvexai.context.spelling import has_own_text, spell
 
     if spec and _HUGE.search(spec):
         raise ValueError("its numbers are too large")
@@ -163,7 +163,7 @@ def _item(value: Any, key: str) -> Any:
 
 
 def _open(value: Any) -> Any:
-    from ipyconvexai.notebook.closed import is_closed
+    from ipyconvexai.context.closed import is_closed
 
     if is_closed(value):
         raise _Nothing

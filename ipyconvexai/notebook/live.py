@@ -15,8 +15,8 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 
+from ipyconvexai.drawing.results import bundle_of, text_of
 from ipyconvexai.errors import Error
-from ipyconvexai.notebook.results import bundle_of, text_of
 from ipyconvexai.notebook.screens import display, in_kernel
 
 __all__ = ["Live", "live"]

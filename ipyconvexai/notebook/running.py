@@ -50,7 +50,7 @@ def run(session: Session, name: str, rest: str) -> None:
 
 
 def _show(name: str, result: Any) -> None:
-    from ipyconvexai.notebook.results import bundle_of, text_of
+    from ipyconvexai.drawing.results import bundle_of, text_of
 
     if result is None:
         print(f"{name}: done.")

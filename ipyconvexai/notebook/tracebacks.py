@@ -116,7 +116,7 @@ def shortened(text: str, length: int) -> str:
 
 def _told(failure: Failure) -> str:
     """Its summary, for lists; they are put into prompts, so nothing of the environment."""
-    from ipyconvexai.notebook.closed import EnvironmentShownError, guarded
+    from ipyconvexai.context.closed import EnvironmentShownError, guarded
 
     try:
         guarded(failure, failure.text)

@@ -15,7 +15,7 @@ from ipyconvexai.notebook.session import Session
 from ipyconvexai.notebook.words import refusal
 
 if TYPE_CHECKING:
-    from ipyconvexai.notebook.charts import Chart
+    from ipyconvexai.drawing.charts import Chart
     from ipyconvexai.relation import Relation
 
 __all__ = ["COMMANDS", "usage"]
@@ -42,7 +42,7 @@ def usage(session: Session, by: str | None) -> None:
 
 
 def _chart_of(table: Relation, by: str) -> Chart:
-    from ipyconvexai.notebook.charts import bar_chart, column_chart
+    from ipyconvexai.drawing.charts import bar_chart, column_chart
 
     rows = [dict(zip(table.columns, row, strict=True)) for row in table]
     what, unit, value = _measure(rows)

@@ -45,7 +45,7 @@ class Kind(NamedTuple):
 REMOVED: dict[str, tuple[str, str, dict[str, str]]] = {
     "requests": ("id", "calls", dict.fromkeys(("body", "body_bytes"), "NULL")),
     "responses": ("request_id", "calls", dict.fromkeys(("body", "body_bytes", "text", "error_message"), "NULL")),
-    "messages": ("id", "messages", dict.fromkeys(("content", "error_message"), "NULL")),
+    "messages": ("id", "messages", dict.fromkeys(("content", "error_message", "attachments", "tool_call"), "NULL")),
     "conversations": ("id", "conversations", dict.fromkeys(("title", "system"), "NULL")),
     "documents": ("id", "documents", dict.fromkeys(("content", "summary", "source", "metadata"), "NULL")),
     "batches": (
@@ -87,7 +87,8 @@ WHERE (r.body IS NOT NULL OR r.body_bytes IS NOT NULL OR s.body IS NOT NULL OR s
 """
 _MESSAGES = """
 SELECT 'messages' AS kind, m.id, m.created_at AS moment, m.status IN ('pending', 'streaming') AS open FROM messages m
-WHERE (m.content IS NOT NULL OR m.error_message IS NOT NULL OR m.status IN ('pending', 'streaming'))
+WHERE (m.content IS NOT NULL OR m.error_message IS NOT NULL OR m.attachments IS NOT NULL OR m.tool_call IS NOT NULL
+       OR m.status IN ('pending', 'streaming'))
   AND (m.request_id IN (SELECT id FROM calls_found WHERE NOT open) OR {where})
 """
 _CONVERSATIONS = """
@@ -162,7 +163,7 @@ def _fits(criteria: Criteria) -> dict[str, list[str]]:
     if criteria.spellings is not None:
         also(
             calls=_contain(criteria.spellings, "r.body s.body s.text s.error_message", "r.body_bytes s.body_bytes"),
-            messages=_contain(criteria.spellings, "m.content m.error_message"),
+            messages=_contain(criteria.spellings, "m.content m.error_message m.attachments m.tool_call"),
             conversations=_contain(criteria.spellings, "c.title c.system"),
             documents=_contain(criteria.spellings, "d.content d.summary d.source d.metadata"),
             batches=f"""({_contain(criteria.spellings, "b.options b.source b.input b.into_column b.error_message")}

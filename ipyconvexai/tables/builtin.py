@@ -24,6 +24,7 @@ class Conversation(Table, name="conversations"):
     title: str | None = None
     user_id: str | None = None
     system: str | None = None  # the instructions that stand before its messages
+    model: str | None = None  # provider:model of its answers; None: whatever the default is
 
 
 class Message(Table, name="messages"):
@@ -40,6 +41,8 @@ class Message(Table, name="messages"):
     error_message: str | None = None
     finish_reason: str | None = None
     session_id: Annotated[str, IdOf(None)] | None = None  # the process that writes it, while it is being written
+    attachments: str | None = None  # JSON: what goes along with it
+    tool_call: str | None = None  # JSON, of role tool: which tool, and its arguments
 
     by_conversation = Index("conversation_id")
 

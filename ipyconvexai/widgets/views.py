@@ -16,9 +16,13 @@ from ipyconvexai.hearing import Ear
 
 __all__ = ["ChatView"]
 
-ASSETS = Path(__file__).parent / "static"
-
 Said = dict[str, Any]
+
+
+def asset(name: str) -> str:
+    """The page or the style of this name, with what all of them share before it: a widget's is one text."""
+    folder = Path(__file__).parent / "static"
+    return "\n".join((folder / each).read_text("utf-8") for each in (f"common{Path(name).suffix}", name))
 
 
 class View(anywidget.AnyWidget):
@@ -39,5 +43,5 @@ def _said(data: dict[str, Any]) -> Said | None:
 
 
 class ChatView(View):
-    _esm = ASSETS / "chat.js"
-    _css = ASSETS / "chat.css"
+    _esm = asset("chat.js")
+    _css = asset("chat.css")

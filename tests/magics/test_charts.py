@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ipyconvexai.notebook.charts import BLUE, GREY, Chart, bar_chart, column_chart
+from ipyconvexai.drawing.charts import BLUE, GREY, Chart, bar_chart, column_chart
 
 PAYLOADS = (Path(__file__).parents[1] / "data" / "xss-payloads.txt").read_text(encoding="utf-8").split("\n")
 HOSTILE = [
@@ -158,7 +158,7 @@ def test_the_users_settings_are_neither_changed_nor_obeyed() -> None:
 def test_pyplot_and_backends_are_left_alone() -> None:
     code = (
         "import sys, matplotlib\n"
-        "from ipyconvexai.notebook.charts import bar_chart\n"
+        "from ipyconvexai.drawing.charts import bar_chart\n"
         "before = matplotlib.rcParams._get('backend')\n"
         "bar_chart(['a'], [1], title='t', unit='u')\n"
         "print('matplotlib.pyplot' in sys.modules, matplotlib.rcParams._get('backend') is before)"

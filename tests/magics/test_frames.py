@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from IPython.core.error import UsageError
 
-from ipyconvexai.notebook.frames import describe, is_frame, sampled, whole
+from ipyconvexai.context.frames import describe, is_frame, sampled, whole
 from ipyconvexai.notebook.interpolation import interpolate
 from ipyconvexai.relation import Relation
 from ipyconvexai.settings import remember_secret

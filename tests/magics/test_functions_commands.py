@@ -12,7 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 import ipyconvexai as ai
 from ipyconvexai import errors
 from ipyconvexai.api import functions, jobs
-from ipyconvexai.notebook.results import SHOWN_ROWS, bundle_of, text_of
+from ipyconvexai.drawing.results import SHOWN_ROWS, bundle_of, text_of
 from ipyconvexai.notebook.words import words_of
 
 Run = Callable[[str], Any]

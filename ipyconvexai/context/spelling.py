@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from ipyconvexai.notebook import frames
-from ipyconvexai.notebook.closed import EnvironmentShownError, guarded, is_environment, shows_environment
+from ipyconvexai.context import frames
+from ipyconvexai.context.closed import EnvironmentShownError, guarded, is_environment, shows_environment
 
 __all__ = ["has_own_text", "spell"]
 

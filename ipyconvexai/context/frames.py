@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ipyconvexai.notebook.closed import EnvironmentShownError, guarded, is_environment
-from ipyconvexai.notebook.columns import Column, Frame, instants, is_missing, open_frame, opener_of
+from ipyconvexai.context.closed import EnvironmentShownError, guarded, is_environment
+from ipyconvexai.context.columns import Column, Frame, instants, is_missing, open_frame, opener_of
 
 __all__ = ["describe", "is_frame", "sampled", "whole"]
 
@@ -227,7 +227,7 @@ def _tiny(value: Any) -> str:
 
 def _plain(value: Any) -> str:
     """The value's text, before it is cut: half a key or half of the environment is too much, too."""
-    from ipyconvexai.notebook.spelling import spell  # it calls describe: a list may hold frames, a cell a list
+    from ipyconvexai.context.spelling import spell  # it calls describe: a list may hold frames, a cell a list
 
     if is_environment(value):
         raise EnvironmentShownError

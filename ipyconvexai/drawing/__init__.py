@@ -1,0 +1,1 @@
+"""Values as people would rather see them: tables, texts, charts. Floor 3: calls ``render``; the door to matplotlib."""

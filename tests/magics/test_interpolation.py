@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from IPython.core.error import UsageError
 
-from ipyconvexai.notebook import closed
+from ipyconvexai.context import closed
 from ipyconvexai.notebook.interpolation import interpolate
 from ipyconvexai.settings import Secret, remember_secret
 

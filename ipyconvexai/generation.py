@@ -29,6 +29,7 @@ from ipyconvexai.store.conversations import (
     begin_conversation,
     find_conversation,
     newest_messages,
+    settings_of,
 )
 from ipyconvexai.store.ledger import Ledger
 from ipyconvexai.values import Replay, Usage
@@ -192,8 +193,9 @@ class Generator:
         form = None if question.schema is None else response_format(question.schema)
         if to_send is None:
             to_send = (replay or CALLER.get().replay or self._settings.replay) is Replay.OFF
-        endpoint = await self.endpoint(question.model, question.base_url, question.key_variable, to_send)
         conversation = await self._conversation(question)
+        question = await self._as_in(conversation, question)
+        endpoint = await self.endpoint(question.model, question.base_url, question.key_variable, to_send)
         body = await self._body(question, endpoint, None if conversation[1] else conversation[0])
         if form is not None:
             body = {**body, "response_format": form}
@@ -260,6 +262,15 @@ class Generator:
             return None, False
         found = await asyncio.to_thread(find_conversation, self._ledger, question.conversation)
         return found or new_id(), found is None
+
+    async def _as_in(self, conversation: Conversation, question: Question) -> Question:
+        """`question` with the model and the instructions of its conversation, where it names none."""
+        known, is_new = conversation
+        if known is None or is_new:
+            return question
+        model, system = await asyncio.to_thread(settings_of, self._ledger, known)
+        named = question.model or question.base_url
+        return dataclasses.replace(question, model=question.model if named else model, system=question.system or system)
 
     def _remember(self, question: Question, conversation: Conversation, reply: Reply) -> str | None:
         """Question and answer join the conversation together; a failed call leaves everything as it was. Blocking."""

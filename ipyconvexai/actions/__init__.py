@@ -16,6 +16,7 @@ from ipyconvexai.actions.messages import load_messages
 from ipyconvexai.actions.notices import notify_webhook, send_email
 from ipyconvexai.actions.replies import generate_response, save_response
 from ipyconvexai.actions.revising import (
+    configure_conversation,
     delete_conversation,
     edit_message,
     fork_conversation,
@@ -30,6 +31,7 @@ __all__ = [
     "SafeText",
     "cancel_response",
     "check_rate_limit",
+    "configure_conversation",
     "delete_conversation",
     "documents",
     "edit_message",

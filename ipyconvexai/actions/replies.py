@@ -18,6 +18,9 @@ LEAST_TOKENS = 500  # of a prompt that did not fit a model
 # The row of a reply whose process was killed is failed. What is begun again is the turn: the next reply waits for it.
 WHEN_KILLED = ai.Retry(attempts=5, not_on=Exception)
 
+_MODEL = """
+SELECT c.model FROM conversations c JOIN messages m ON m.conversation_id = c.id WHERE m.id = ?::UUID
+"""
 _OPEN = """
 SELECT id::VARCHAR AS id, status FROM messages
 WHERE conversation_id = ?::UUID AND status IN ('pending', 'streaming') ORDER BY created_at, id
@@ -34,6 +37,13 @@ def begin_response(ctx: Any, conversation_id: ai.Id[ai.Conversation]) -> ai.Id[a
     first: str = replies[0]["id"]
     ctx.db.patch(first, status="streaming", session_id=ctx.session_id)
     return first
+
+
+@ai.query(name="ai.load_model", internal=True)
+def load_model(ctx: Any, message_id: ai.Id[ai.Message]) -> str | None:
+    """Which model writes the reply; None: the default."""
+    found = ctx.db.sql(_MODEL, [message_id])
+    return found[0]["model"] if found else None
 
 
 @ai.mutation(name="ai.begin_next", internal=True)
@@ -90,10 +100,11 @@ async def generate_response(ctx: Any, conversation_id: ai.Id[ai.Conversation]) -
 async def _ask(ctx: Any, out: Any, message_id: str) -> ai.Reply:
     """The answer, with as much of the conversation as the model takes."""
     tokens = CONTEXT_TOKENS
+    model = await ctx.run_query(load_model, message_id=message_id)
     while True:
         prompt = await ctx.run_query(load_prompt, message_id=message_id, max_tokens=tokens)
         try:
-            reply: ai.Reply = await out.generate(prompt)
+            reply: ai.Reply = await out.generate(prompt, model=model)
         except ai.errors.ContextLengthError:
             tokens //= 2
             if tokens < LEAST_TOKENS or len(prompt) == 1:

@@ -13,6 +13,7 @@ from ipyconvexai.actions.messages import check_said, owned, owned_message, place
 from ipyconvexai.actions.replies import generate_response
 
 __all__ = [
+    "configure_conversation",
     "delete_conversation",
     "edit_message",
     "fork_conversation",
@@ -77,7 +78,9 @@ def fork_conversation(ctx: Any, message_id: ai.Id[ai.Message], title: str = "") 
     before = ctx.db.get(ai.Conversation, last.conversation_id)
     name = title.strip() or _free_title(ctx, f"{before.title or 'Chat'} (fork)")
     _check_free(ctx, name)
-    made = ctx.db.insert(ai.Conversation(title=name, user_id=ctx.require_user(), system=before.system))
+    made = ctx.db.insert(
+        ai.Conversation(title=name, user_id=ctx.require_user(), model=before.model, system=before.system)
+    )
     for message in _messages(ctx, last.conversation_id):
         if message.status in ("done", "canceled"):
             fields = {"role": message.role, "content": message.content, "status": message.status}
@@ -100,6 +103,23 @@ def rename_conversation(ctx: Any, conversation_id: ai.Id[ai.Conversation], title
     if title.strip() != conversation.title:
         _check_free(ctx, title.strip())
         ctx.db.patch(conversation_id, title=title.strip())
+
+
+@ai.mutation(name="ai.configure_conversation")
+def configure_conversation(
+    ctx: Any, conversation_id: ai.Id[ai.Conversation], model: str | None = None, system: str | None = None
+) -> None:
+    """What the next answers of a conversation are made with.
+
+    Args:
+        model: ``provider:model``; None or "": whatever the default is.
+        system: the instructions that stand before its messages; None or "": none.
+
+    Raises:
+        Unauthenticated, NotFoundError: as ``send_message`` does.
+    """
+    owned(ctx, conversation_id)
+    ctx.db.patch(conversation_id, model=(model or "").strip() or None, system=(system or "").strip() or None)
 
 
 @ai.mutation(name="ai.delete_conversation")

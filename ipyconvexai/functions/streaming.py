@@ -218,8 +218,7 @@ def _status_of(error: BaseException | None) -> tuple[str, str | None, str | None
     if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | CanceledError):
         return "canceled", "canceled", "stopped by the caller"
     code = error.code if isinstance(error, Error) else type(error).__name__
-    message = error.message if isinstance(error, Error) else str(error)
-    return "failed", code, redact(message)
+    return "failed", code, redact(str(error))
 
 
 def _stopped() -> CanceledError:

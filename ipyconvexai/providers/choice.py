@@ -24,10 +24,10 @@ from ipyconvexai.providers.catalog import (
     provider_named,
     providers,
 )
-from ipyconvexai.providers.probing import Probe, first_chat_model, models_url, prober
+from ipyconvexai.providers.probing import Probe, first_chat_model, is_chat_model, models_url, prober
 from ipyconvexai.settings import Settings, redact
 
-__all__ = ["Choice", "ModelRow", "Reason", "choose", "doctor_report", "list_models", "needs_bundled"]
+__all__ = ["Choice", "ModelRow", "Reason", "choose", "doctor_report", "list_models", "needs_bundled", "usable_models"]
 
 INSTALL_LOCAL = 'pip install "ipyconvexai[local]"  and then  ipyconvexai fetch-model'
 
@@ -177,6 +177,16 @@ def list_models(
     # Servers nobody spoke of are not asked: at these ports there is mostly something else.
     unasked = [name for name in ("vllm", "llamacpp") if not environ.get(BY_NAME[name].base_url_variable or "")]
     return [row for each in providers() if each.name not in unasked for row in _rows(each, environ, probe)]
+
+
+def usable_models(environ: Mapping[str, str] = os.environ, probe: Probe | None = None) -> list[str]:
+    """``provider:model`` of the well-known chat models that could be asked now: what they need is there."""
+    unusable = {each.name for each in providers() if each.needs_key and key_is_in(each, environ) is None}
+    if _local_state()[0]:
+        unusable.add(LOCAL)
+    rows = list_models(environ=environ, probe=probe)
+    found = (row for row in rows if row.model and row.provider not in unusable and is_chat_model(row.model))
+    return [f"{row.provider}:{row.model}" for row in found]
 
 
 def _rows(provider: Provider, environ: Mapping[str, str], probe: Probe) -> list[ModelRow]:

@@ -16,7 +16,7 @@ from ipyconvexai.providers.access import OR_LOCAL, without_credentials
 from ipyconvexai.providers.catalog import Provider
 from ipyconvexai.settings import Secret
 
-__all__ = ["Probe", "Prober", "first_chat_model", "first_offered", "models_url", "prober"]
+__all__ = ["Probe", "Prober", "first_chat_model", "first_offered", "is_chat_model", "models_url", "prober"]
 
 PROBE_TIMEOUT = 0.3  # seconds to connect, and again for each part of the answer: a server on this machine needs 5 ms
 PROBE_HOLDS = 3.0  # seconds for which an answer is not asked for again
@@ -81,8 +81,12 @@ def models_url(provider: Provider, base_url: str) -> str:
     return base_url.removesuffix("/v1") + "/api/tags" if provider.name == "ollama" else base_url + "/models"
 
 
+def is_chat_model(name: str) -> bool:
+    return not re.search("embed|bge-|minilm|rerank", name, re.IGNORECASE)
+
+
 def first_chat_model(names: Iterable[str]) -> str | None:
-    return next((name for name in names if not re.search("embed|bge-|minilm|rerank", name, re.IGNORECASE)), None)
+    return next(filter(is_chat_model, names), None)
 
 
 def first_offered(provider: Provider, base_url: str, key: Secret | None, probe: Probe) -> str:

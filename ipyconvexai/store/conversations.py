@@ -13,7 +13,7 @@ from ipyconvexai.ids import new_id
 from ipyconvexai.settings import redact
 from ipyconvexai.store.ledger import Ledger, utc_now
 
-__all__ = ["add_messages", "begin_conversation", "find_conversation", "newest_messages"]
+__all__ = ["add_messages", "begin_conversation", "find_conversation", "newest_messages", "settings_of"]
 
 NEWEST = 50  # messages that go along with a new question
 
@@ -43,12 +43,24 @@ def find_conversation(ledger: Ledger, title_or_id: str) -> str | None:
     return known
 
 
+def settings_of(ledger: Ledger, conversation: str) -> tuple[str | None, str | None]:
+    """The model of a conversation's answers, and the instructions that stand before its messages."""
+    rows = ledger.store.read("SELECT model, system FROM conversations WHERE id = ?", [conversation])
+    return rows[0] if rows else (None, None)
+
+
 def begin_conversation(
-    ledger: Ledger, conversation: str, title: str, user: str | None, system: str | None = None
+    ledger: Ledger,
+    conversation: str,
+    title: str,
+    user: str | None,
+    *,
+    model: str | None = None,
+    system: str | None = None,
 ) -> str:
     """Begin the conversation `conversation`; gives its id, or that of the one that another notebook has just begun.
 
-    `system`: the instructions that stand before its messages.
+    `model` and `system` are as in ``settings_of``.
     """
     # A transaction has the writer to itself, so two notebooks cannot both begin it.
     with ledger.store.transaction() as execute:
@@ -56,8 +68,8 @@ def begin_conversation(
         if rows[0][0]:
             return str(rows[0][0])
         execute(
-            "INSERT INTO conversations (id, created_at, title, user_id, system) VALUES (?, ?, ?, ?, ?)",
-            [conversation, utc_now(), redact(title), user, None if system is None else redact(system)],
+            "INSERT INTO conversations (id, created_at, title, user_id, model, system) VALUES (?, ?, ?, ?, ?, ?)",
+            [conversation, utc_now(), redact(title), user, model, None if system is None else redact(system)],
         )
     return conversation
 

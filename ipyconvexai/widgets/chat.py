@@ -7,6 +7,7 @@ itself; whatever is shown is in the ledger.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from ipyconvexai.application import App, app
@@ -21,23 +22,32 @@ CLOSED = "The ledger was closed: run the cell again."
 NOT_CONNECTED = "Not connected: run the cell again to go on with this conversation."
 
 
-def chat(title: str | None = None, *, system: str | None = None) -> Chat:
+def chat(
+    title: str | None = None,
+    *,
+    model: str | None = None,
+    system: str | None = None,
+    suggestions: Sequence[str] = (),
+) -> Chat:
     """A panel to chat in, over a conversation that is kept.
 
-        ai.chat("my analysis")
+        ai.chat("my analysis", suggestions=["Which columns are empty?"])
 
     Args:
         title: of the conversation, or its id; one that is there goes on, as in ``%%ai -c`` and ``ai.generate``.
             None: a new one.
-        system: the instructions of a conversation that begins.
+        model: ``provider:model`` of its answers; None: as it was, or the default. The panel can change it.
+        system: the instructions that stand before its messages; None: as they were, or none. The panel can change them.
+        suggestions: first prompts, each sent by a click while nothing has been said.
 
     Raises:
-        InputError: it is no title.
+        InputError: it is no title, or one of the others is no text.
     """
-    for name, value in (("title", title), ("system", system)):
+    prompts = [suggestions] if isinstance(suggestions, str) else list(suggestions)
+    for name, value in (("title", title), ("model", model), ("system", system), *(("suggestions", p) for p in prompts)):
         if not isinstance(value, str | None):
             raise InputError(f"{name}={value!r:.80} is no text", cure='For example: ai.chat("my analysis").')
-    made = Chat(app(), title, system)
+    made = Chat(app(), title, model, system, prompts)
     made._open()
     return made
 
@@ -45,9 +55,12 @@ def chat(title: str | None = None, *, system: str | None = None) -> Chat:
 class Chat:
     """A chat panel; ``ai.chat`` gives it, and a cell shows it."""
 
-    def __init__(self, owner: App, title: str | None, system: str | None) -> None:
+    def __init__(
+        self, owner: App, title: str | None, model: str | None, system: str | None, suggestions: Sequence[str]
+    ) -> None:
         self._app = owner
-        self._talk = Talk(owner, title, system, self._tell)
+        self._talk = Talk(owner, title, model, system, self._tell)
+        self._suggestions = suggestions
         self._view: Any = None
         self._transcripts: list[Any] = []  # the outputs that have it
 
@@ -85,7 +98,8 @@ class Chat:
         if self._view is None:
             from ipyconvexai.widgets.views import ChatView  # imports anywidget
 
-            state = {"title": plain_text(self.title), "busy": hears_while_busy()}
+            suggestions = [plain_text(each) for each in self._suggestions]
+            state = {"title": plain_text(self.title), "busy": hears_while_busy(), "suggestions": suggestions}
             self._view = ChatView(state, self._heard)
         show: Any = display  # IPython has no types for it
         show(self._view)
@@ -133,6 +147,10 @@ class Chat:
                     await self._talk.switch(None)
                 case {"kind": "rename", "title": str(title)}:
                     await self._talk.rename(title)
+                case {"kind": "models"}:
+                    self._view.send({"kind": "models", **await self._talk.models()})
+                case {"kind": "configure", "model": str(model), "system": str(system)}:
+                    await self._talk.configure(model, system)
                 case {"kind": "delete"}:
                     await self._talk.delete()
         except asyncio.CancelledError:

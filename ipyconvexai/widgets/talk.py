@@ -12,6 +12,9 @@ What is told, as JSON:
     {"kind": "order", "ids"}                                                           which messages there are
     {"kind": "title", "title"}                                                         of the conversation; None: it is
                                                                                        there no more
+    {"kind": "settings", "model", "system"}                                            what its answers are made with;
+                                                                                       "": the default
+    {"kind": "total", "text"}                                                          what all its calls took
     {"kind": "cleared"}                                                                another conversation follows
 """
 
@@ -31,9 +34,10 @@ from ipyconvexai.functions.registry import define_built_in, registry
 from ipyconvexai.functions.streaming import Draft, listen
 from ipyconvexai.generation import check_prompt
 from ipyconvexai.ids import new_id
+from ipyconvexai.providers.choice import choose, usable_models
 from ipyconvexai.render import Blocks, plain_text
 from ipyconvexai.settings import redact
-from ipyconvexai.store.conversations import begin_conversation, find_conversation
+from ipyconvexai.store.conversations import begin_conversation, find_conversation, settings_of
 from ipyconvexai.values import Wait
 
 __all__ = ["OPEN", "Talk", "Update"]
@@ -49,6 +53,12 @@ SELECT m.id::VARCHAR, m.role, m.status, length(m.content), m.error_code, m.error
        r.model, r.input_tokens, r.output_tokens, r.cost_usd, r.duration_ms
 FROM messages m LEFT JOIN responses r ON r.request_id = m.request_id
 WHERE m.conversation_id = ?::UUID ORDER BY m.created_at, m.id
+"""
+_CONVERSATION = "SELECT title, model, system FROM conversations WHERE id = ?::UUID"
+# Of all its calls, also those whose answer was written again.
+_TOTAL = """
+SELECT count(*), sum(coalesce(s.input_tokens, 0) + coalesce(s.output_tokens, 0)), sum(s.cost_usd), sum(s.duration_ms)
+FROM requests r JOIN responses s ON s.request_id = r.id WHERE r.conversation_id = ?::UUID
 """
 _CONTENT = "SELECT id::VARCHAR, content FROM messages WHERE id IN (SELECT unnest(?::UUID[]))"
 _PIECES = """
@@ -105,11 +115,15 @@ class _Message:
 class Talk:
     """`tell` is given the changes, on the loop."""
 
-    def __init__(self, owner: App, title: str | None, system: str | None, tell: Callable[[list[Update]], None]) -> None:
+    def __init__(
+        self, owner: App, title: str | None, model: str | None, system: str | None, tell: Callable[[list[Update]], None]
+    ) -> None:
         self._app = owner
-        self._system = system
         self._tell = tell
         self.title = title
+        self._wanted = (model, system)  # of who made it
+        self._settings: tuple[str | None, str | None] = (model, system)
+        self._total = ""
         self.id: str | None = None
         self._messages: dict[str, _Message] = {}
         self._drafts: dict[str, Draft] = {}  # what this process writes
@@ -134,6 +148,8 @@ class Talk:
             self._tell([self._titled()])
         else:
             await self._run("ai.load_messages", conversation_id=self.id, limit=1)  # it is of who asks
+            if any(self._wanted):
+                await self._apply(*self._wanted)
         self._ends = [listen(self._written), hub_of(self._app.store).subscribe(self._changed)]
         await self._look()  # after that, so that nothing is missed
         self._following = asyncio.create_task(self._follow())
@@ -142,8 +158,9 @@ class Talk:
         """Where there is no such conversation yet."""
         if self.id is None:
             user = self._app.settings.user
+            model, system = self._settings
             self.id = await asyncio.to_thread(
-                begin_conversation, self._app.records, new_id(), self.title or "", user, self._system
+                begin_conversation, self._app.records, new_id(), self.title or "", user, model=model, system=system
             )
 
     def close(self) -> None:
@@ -177,6 +194,36 @@ class Talk:
         await self._begin()
         await self._run("ai.rename_conversation", conversation_id=self.id, title=title)
 
+    async def configure(self, model: str, system: str) -> None:
+        """From the next answer on. "": the default model, no instructions.
+
+        Raises:
+            ConfigurationError: there is no such model, or its key is not set; all stays as it is.
+        """
+        if model := model.strip():
+            await self._app.generator.endpoint(model)
+        await self._configure(model or None, system.strip() or None)
+
+    async def _configure(self, model: str | None, system: str | None) -> None:
+        if self.id is None:
+            self._settings = (model, system)
+            self._tell([self._set()])
+        else:
+            await self._run("ai.configure_conversation", conversation_id=self.id, model=model, system=system)
+
+    async def _apply(self, model: str | None, system: str | None) -> None:
+        """What was given with a conversation that is there."""
+        known = await asyncio.to_thread(settings_of, self._app.records, self.id or "")
+        if (wanted := (model or known[0], system or known[1])) != known:
+            await self._configure(*wanted)
+
+    async def models(self) -> dict[str, Any]:
+        """Those that could be asked now, and the one that is where none is named."""
+        names, choice = await asyncio.gather(
+            asyncio.to_thread(usable_models), asyncio.to_thread(choose, self._app.settings)
+        )
+        return {"names": [plain_text(name) for name in names], "default": plain_text(choice.model or "")}
+
     async def delete(self) -> None:
         """Delete the conversation; a new one follows."""
         if self.id is not None:
@@ -193,6 +240,8 @@ class Talk:
         if self._following is not None:
             await asyncio.wait([self._following])
         self.id, self.title, self._messages, self._drafts = None, title, {}, {}
+        self._wanted = self._settings = (None, None)
+        self._total = ""
         self._tell([{"kind": "cleared"}])
         await self.open()
 
@@ -209,7 +258,7 @@ class Talk:
     def snapshot(self) -> list[Update]:
         """All of it, for a page that knows nothing."""
         messages = [message.update(whole=True) for message in self._messages.values()]
-        return [self._titled(), *messages, self._order()]
+        return [self._titled(), self._set(), *messages, self._order(), self._totalled()]
 
     def transcript(self) -> str:
         """All of it as markdown, which is not safe yet."""
@@ -223,6 +272,13 @@ class Talk:
 
     def _titled(self) -> Update:
         return {"kind": "title", "title": None if self.title is None else plain_text(self.title)}
+
+    def _set(self) -> Update:
+        model, system = self._settings
+        return {"kind": "settings", "model": plain_text(model or ""), "system": plain_text(system or "")}
+
+    def _totalled(self) -> Update:
+        return {"kind": "total", "text": self._total}
 
     def _order(self) -> Update:
         return {"kind": "order", "ids": list(self._messages)}
@@ -259,19 +315,30 @@ class Talk:
             self.id = self.id or found
             if self.id is None:
                 return
-        titles, rows = await asyncio.to_thread(self._rows)
+        own, rows = await asyncio.to_thread(self._rows)
         known = {key: message.row for key, message in self._messages.items()}
         # One that was stopped a moment ago has no content yet.
         settled = [row[0] for row in rows if row[3] is not None and known.get(row[0]) != row]
         coming = [row[0] for row in rows if row[3] is None and row[0] not in self._drafts]
         texts = await asyncio.to_thread(self._texts, settled, coming)
-        title = (titles[0][0] or "") if titles else None
+        updates = self._renamed(own) + self._taken(rows, texts)
+        if settled or not known:
+            self._total, before = await asyncio.to_thread(self._sum), self._total
+            updates += [] if self._total == before else [self._totalled()]
+        if updates:
+            self._tell(updates)
+
+    def _renamed(self, own: list[tuple[Any, ...]]) -> list[Update]:
+        """What its own row says, if it is there."""
+        title, *settings = own[0] if own else (None, *self._settings)
         updates = []
-        if title != self.title:
+        if (title := (title or "") if own else None) != self.title:
             self.title = title
             updates.append(self._titled())
-        if updates := updates + self._taken(rows, texts):
-            self._tell(updates)
+        if tuple(settings) != self._settings:
+            self._settings = (settings[0], settings[1])
+            updates.append(self._set())
+        return updates
 
     def _taken(self, rows: list[tuple[Any, ...]], texts: dict[str, str]) -> list[Update]:
         before = list(self._messages)
@@ -288,7 +355,12 @@ class Talk:
     def _rows(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
         """Blocking."""
         read = self._app.store.read
-        return read("SELECT title FROM conversations WHERE id = ?::UUID", [self.id]), read(_MESSAGES, [self.id])
+        return read(_CONVERSATION, [self.id]), read(_MESSAGES, [self.id])
+
+    def _sum(self) -> str:
+        """Blocking."""
+        calls, tokens, cost, took = self._app.store.read(_TOTAL, [self.id])[0]
+        return f"{calls} call{'s' if calls > 1 else ''}: {_facts(tokens, cost, took)}" if calls else ""
 
     def _texts(self, settled: list[str], coming: list[str]) -> dict[str, str]:
         """Blocking."""
@@ -319,12 +391,17 @@ class Talk:
 def _foot(row: tuple[Any, ...]) -> str:
     """What it took, in words."""
     finish, model, read, written, cost, took = row[6:]
+    cut = "cut at the token limit" if finish == "length" else ""
+    parts = [plain_text(model or ""), _facts((read or 0) + (written or 0), cost, took), cut]
+    return " · ".join(part for part in parts if part)
+
+
+def _facts(tokens: int | None, cost: float | None, took: float | None) -> str:
+    """`cost` in US dollars, `took` in milliseconds."""
     facts = [
-        plain_text(model) if model else "",
-        f"{(read or 0) + (written or 0):,} tokens" if read or written else "",
+        f"{tokens:,} tokens" if tokens else "",
         f"${cost:.6f}".rstrip("0").rstrip(".") if cost else "",
         f"{took / 1000:.1f} s" if took else "",
-        "cut at the token limit" if finish == "length" else "",
     ]
     return " · ".join(fact for fact in facts if fact)
 

@@ -19,10 +19,11 @@ __all__ = ["ChatView"]
 Said = dict[str, Any]
 
 
-def asset(name: str) -> str:
-    """The page or the style of this name, with what all of them share before it: a widget's is one text."""
+def asset(*names: str) -> str:
+    """A widget's page or style, which is one text: what all of them share, then these files."""
     folder = Path(__file__).parent / "static"
-    return "\n".join((folder / each).read_text("utf-8") for each in (f"common{Path(name).suffix}", name))
+    shared = f"common{Path(names[0]).suffix}"
+    return "\n".join((folder / each).read_text("utf-8") for each in (shared, *names))
 
 
 class View(anywidget.AnyWidget):
@@ -43,5 +44,5 @@ def _said(data: dict[str, Any]) -> Said | None:
 
 
 class ChatView(View):
-    _esm = asset("chat.js")
+    _esm = asset("settings.js", "chat.js")
     _css = asset("chat.css")

@@ -22,6 +22,8 @@ class Page:
         self.shown: dict[str, dict[str, Any]] = {}
         self.tellings = 0
         self.title: str | None = None
+        self.settings: tuple[str, str] | None = None
+        self.total = ""
         self.sizes: list[int] = []  # of the answer
 
     def tell(self, updates: list[Update]) -> None:
@@ -32,6 +34,12 @@ class Page:
                 continue
             if update["kind"] == "title":
                 self.title = update["title"]
+                continue
+            if update["kind"] == "settings":
+                self.settings = (update["model"], update["system"])
+                continue
+            if update["kind"] == "total":
+                self.total = update["text"]
                 continue
             before = self.shown.get(update["id"], {"html": []})
             if update["role"] == "user":
@@ -54,7 +62,7 @@ def opened(app: ai.App) -> Iterator[Callable[..., tuple[Talk, Page]]]:
 
     def open_talk(title: str | None = "Bridges", system: str | None = None) -> tuple[Talk, Page]:
         page = Page()
-        talk = Talk(app, title, system, page.tell)
+        talk = Talk(app, title, None, system, page.tell)
         app.run(talk.open())
         talks.append(talk)
         return talk, page
@@ -75,9 +83,11 @@ def test_what_is_said_and_answered_is_told(app: ai.App, endpoint: Endpoint, open
     assert page.all() == [("user", "done", "Say <b>it</b>"), ("assistant", "done", "<h1>One</h1>\n<p>two</p>")]
     foot = list(page.shown.values())[1]["foot"]
     assert "15 tokens" in foot
+    wait_for(lambda: page.total.startswith("1 call: 15 tokens"), "what all of it took")
     other = Page()
     other.tell(talk.snapshot())
     assert (other.title, other.all()) == ("Bridges", page.all())
+    assert (other.settings, other.total) == (("", ""), page.total)
 
 
 def test_an_answer_is_told_while_it_comes(app: ai.App, endpoint: Endpoint, opened: Open):
@@ -182,3 +192,49 @@ def test_the_conversation_of_somebody_else_is_not_shown(app: ai.App, opened: Ope
     for name in (key, "Theirs"):
         with pytest.raises(errors.NotFoundError):
             opened(name)
+
+
+def test_model_and_instructions_are_used_by_all_ways_to_ask(app: ai.App, endpoint: Endpoint, opened: Open):
+    def asked() -> tuple[str, str]:
+        body = endpoint.calls[-1].body
+        return body["model"], body["messages"][0]["content"]
+
+    talk, page = opened(system="Be brief.")
+    assert page.settings is None  # a page that says hello is told
+    app.run(talk.send("one"))
+    page.until(lambda told: len(told) == 2 and told[1][1] == "done")
+    assert asked() == ("gpt-4o-mini", "Be brief.")
+    app.run(talk.configure("openai:gpt-4o", " Be long. "))
+    wait_for(lambda: page.settings == ("openai:gpt-4o", "Be long."), "the settings")
+    app.run(talk.send("two"))
+    page.until(lambda told: len(told) == 4 and told[3][1] == "done")
+    assert asked() == ("gpt-4o", "Be long.")
+    ai.generate("three", conversation="Bridges")
+    assert asked() == ("gpt-4o", "Be long.")
+    ai.generate("four", conversation="Bridges", model="openai:gpt-4.1", system="Be wrong.")
+    assert asked() == ("gpt-4.1", "Be wrong.")
+    fork = ai.conversation("Bridges").fork()
+    fork.send("five")
+    assert asked() == ("gpt-4o", "Be long.")
+    app.run(talk.configure("", ""))
+    wait_for(lambda: page.settings == ("", ""), "the settings")
+    app.run(talk.send("six"))
+    wait_for(lambda: asked()[0] == "gpt-4o-mini", "the default")
+
+
+def test_what_the_code_names_is_set_in_a_conversation_that_is_there(app: ai.App, opened: Open):
+    key = ai.run("start_conversation", title="Bridges", system="Be brief.")
+    page = Page()
+    talk = Talk(app, "Bridges", "openai:gpt-4o", None, page.tell)
+    app.run(talk.open())
+    talk.close()
+    assert app.store.read("SELECT id::VARCHAR, model, system FROM conversations") == [
+        (key, "openai:gpt-4o", "Be brief.")
+    ]
+
+
+def test_a_model_that_is_none_changes_nothing(app: ai.App, endpoint: Endpoint, opened: Open):
+    talk, page = opened()
+    with pytest.raises(errors.UnknownProviderError):
+        app.run(talk.configure("nobody:x", ""))
+    assert page.settings is None

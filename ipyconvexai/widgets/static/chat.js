@@ -28,7 +28,8 @@ class Message {
     this.element.setAttribute("aria-busy", String(open));
     const foot = told.foot ? [told.foot] : [];
     if (told.wait) foot.push(this.countdown(told.wait));
-    if (told.note) foot.push(make("p", { className: told.note.error ? "ai-failed" : "ai-note", textContent: told.note.text }));
+    if (told.note?.error) foot.push(make("p", { className: "ai-failed", role: "alert", textContent: told.note.text }));
+    else if (told.note) foot.push(make("p", { className: "ai-note", textContent: told.note.text }));
     if (!open && this.body.children.length) foot.push(copyButton(() => this.body.innerText));
     if (!open) foot.push(button("Retry", "ai-retry", () => this.say({ kind: "retry", id: this.id })), fork);
     this.foot.replaceChildren(...foot);
@@ -63,14 +64,23 @@ function render({ model, el }) {
   const state = model.get("state");
   const log = make("div", { className: "ai-log", role: "log", "aria-live": "polite", "aria-label": "Messages", tabIndex: 0 });
   const status = make("div", { className: "ai-status", role: "status" });
-  const banner = make("div", { className: "ai-banner", role: "alert", hidden: true });
+  const total = make("p", { className: "ai-total", title: "All calls of this conversation" });
+  const failed = make("span", {});
+  const again = button("Try again", "ai-again", () => say(last));
+  const banner = make("div", { className: "ai-banner", role: "alert", hidden: true }, failed, again, button("Dismiss", "ai-dismiss", () => (banner.hidden = true)));
+  const suggestions = make(
+    "div", { className: "ai-suggestions", role: "group", "aria-label": "Suggestions", hidden: !state.suggestions?.length },
+    ...(state.suggestions ?? []).map((text) => button(text, "ai-suggestion", () => say({ kind: "send", text }))),
+  );
+  const settings = new Settings(say);
   const input = make("textarea", { rows: 1, placeholder: "Ask something", "aria-label": "Message" });
   const send = make("button", { type: "submit", className: "ai-send", textContent: "Send" });
   const stop = make("button", { type: "button", className: "ai-stop", textContent: "Stop", title: "Stop the answer (Esc)", hidden: true });
   const form = make("form", { className: "ai-compose" }, input, stop, send);
   const heading = make("h2", { textContent: state.title });
   const more = button("Conversations", "ai-more", () => toggle(menu.hidden));
-  more.setAttribute("aria-expanded", "false");
+  const tune = button("Settings", "ai-tune", () => adjust(settings.element.hidden));
+  for (const each of [more, tune]) each.setAttribute("aria-expanded", "false");
   const search = make("input", { type: "search", placeholder: "Search titles and messages", "aria-label": "Search conversations" });
   const found = make("ul", { className: "ai-found" });
   const rename = make("input", { "aria-label": "Title", maxLength: 200 });
@@ -88,15 +98,17 @@ function render({ model, el }) {
   const root = make(
     "section",
     { className: "ai-widget ai-chat", "aria-label": `Chat: ${state.title}`, "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "" },
-    make("header", { className: "ai-head" }, heading, more),
-    menu, log, status, banner, form,
+    make("header", { className: "ai-head" }, heading, tune, more),
+    settings.element, menu, log, suggestions, make("div", { className: "ai-row" }, status, total), banner, form,
     make("p", { className: "ai-deaf", hidden: state.busy, textContent: "This kernel hears nothing while a cell runs; ipykernel 7 does." }),
   );
   let editing = null; // the message that what is sent stands in place of
 
+  let last = null; // what was said last, for another try
   function say(said) {
     banner.hidden = true;
     if (said.kind === "editing") return edit(said.message);
+    last = said;
     model.send(said);
   }
 
@@ -114,6 +126,12 @@ function render({ model, el }) {
     remove.textContent = "Delete";
     rename.value = heading.textContent;
     if (open) say({ kind: "list", search: search.value });
+  }
+
+  function adjust(open) {
+    settings.element.hidden = !open;
+    tune.setAttribute("aria-expanded", String(open));
+    if (open) settings.open();
   }
 
   function list(conversations) {
@@ -142,6 +160,11 @@ function render({ model, el }) {
         if (update.title === null) fail("This conversation was deleted. Begin a new one: Conversations, New.");
         heading.textContent = update.title ?? heading.textContent;
         root.setAttribute("aria-label", `Chat: ${heading.textContent}`);
+      } else if (update.kind === "settings") {
+        settings.show(update);
+        if (!settings.element.hidden) adjust(false);
+      } else if (update.kind === "total") {
+        total.textContent = update.text;
       } else if (update.kind === "cleared") {
         for (const message of messages.values()) message.element.remove();
         messages.clear();
@@ -165,6 +188,7 @@ function render({ model, el }) {
       for (const each of one.foot.querySelectorAll(".ai-edit")) each.hidden = one !== lastOwn;
       for (const each of one.foot.querySelectorAll(".ai-retry")) each.hidden = one !== all.at(-1);
     }
+    suggestions.hidden = !suggestions.children.length || all.length > 0;
     stop.hidden = !isWriting();
     status.textContent = stop.hidden ? "" : "The answer is being written.";
     if (atEnd) log.scrollTop = log.scrollHeight;
@@ -175,6 +199,8 @@ function render({ model, el }) {
   function hear(message) {
     if (message.kind === "error") {
       fail(message.text);
+    } else if (message.kind === "models") {
+      settings.offer(message);
     } else if (message.kind === "conversations") {
       list(message.found);
     } else if (message.kind === "told") {
@@ -184,7 +210,8 @@ function render({ model, el }) {
   }
 
   function fail(text) {
-    banner.textContent = text;
+    failed.textContent = text;
+    again.hidden = last === null || last.kind === "hello";
     banner.hidden = false;
   }
 
@@ -205,7 +232,7 @@ function render({ model, el }) {
   search.addEventListener("input", () => say({ kind: "list", search: search.value }));
   input.addEventListener("input", grow);
   input.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+    if (!settings.sends(event)) return;
     event.preventDefault();
     submit();
   });

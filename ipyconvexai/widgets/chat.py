@@ -120,7 +120,7 @@ class Chat:
     def _heard(self, said: dict[str, Any]) -> None:
         """In whatever thread hears the page."""
         if self._app.is_closed:
-            self._view.send({"kind": "error", "text": CLOSED})
+            self._fail(CLOSED)
         else:
             self._app.loop.submit(self._do(said))
 
@@ -156,6 +156,10 @@ class Chat:
         except asyncio.CancelledError:
             raise
         except Error as error:
-            self._view.send({"kind": "error", "text": plain_text(error_text(error.message, error.cure))})
+            self._fail(error_text(error.message, error.cure), again=error.retryable)
         except Exception as error:
-            self._view.send({"kind": "error", "text": plain_text(f"{type(error).__name__}: {error}")})
+            self._fail(f"{type(error).__name__}: {error}", again=True)
+
+    def _fail(self, text: str, *, again: bool = False) -> None:
+        """Say so in the panel; `again`: the same may do another time."""
+        self._view.send({"kind": "error", "text": plain_text(text), "again": again})

@@ -336,3 +336,37 @@ def test_the_file_has_the_transcript(notebook: Open, scripted: Scripted):
     saved = book.save()
     kept = ["".join(output["data"].get("text/markdown", "")) for output in saved["cells"][0]["outputs"]]
     assert any("Hello" in text and "Not connected" in text for text in kept), "for viewers without a kernel"
+
+
+def test_settings_and_suggestions(notebook: Open, scripted: Scripted):
+    book = notebook("ai.chat('Set', suggestions=['A <b>first</b> prompt', 'Another'])")
+    book.run(0)
+    chat = panel(book)
+    first = chat.get_by_role("button", name="A <b>first</b> prompt")
+    first.click()
+    expect(answers(chat)).to_contain_text("A <b>first</b> prompt")
+    expect(first).to_be_hidden()
+    expect(chat.locator(".ai-total")).to_contain_text("1 call: ")
+    chat.get_by_role("button", name="Settings").click()
+    model, save = chat.get_by_label("Model"), chat.get_by_role("button", name="Use from")
+    expect(chat.locator(".ai-settings option[value='openai:gpt-4o-mini']")).to_have_count(1)
+    model.fill("nobody:x")
+    save.click()
+    expect(chat.get_by_role("alert")).to_contain_text("There is no provider 'nobody'.")
+    model.fill("openai:gpt-4o")
+    chat.get_by_label("Instructions").fill("Be brief.")
+    chat.get_by_label("Enter sends").uncheck()
+    save.click()
+    expect(model).to_be_hidden()
+    field = chat.get_by_label("Message", exact=True)
+    field.press_sequentially("one")
+    field.press("Enter")
+    field.press_sequentially("two")
+    expect(field).to_have_value("one\ntwo")
+    field.press("Shift+Enter")
+    expect(own(chat)).to_have_text(["A <b>first</b> prompt", "one\ntwo"])
+    expect(answers(chat).last).to_contain_text("two")
+    body = scripted.calls[-1].body
+    assert (body["model"], body["messages"][0]) == ("gpt-4o", {"role": "system", "content": "Be brief."})
+    chat.get_by_role("button", name="Settings").click()
+    chat.get_by_label("Enter sends").check()  # for the tests that follow

@@ -146,7 +146,6 @@ function render({ model, el }) {
   const isWriting = () => [...messages.values()].some((one) => ["pending", "streaming"].includes(one.element.dataset.status));
 
   function told(updates) {
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
     for (const update of updates) {
       if (update.kind === "message") {
         let message = messages.get(update.id);
@@ -191,14 +190,21 @@ function render({ model, el }) {
     suggestions.hidden = !suggestions.children.length || all.length > 0;
     stop.hidden = !isWriting();
     status.textContent = stop.hidden ? "" : "The answer is being written.";
-    if (atEnd) log.scrollTop = log.scrollHeight;
+    follow();
   }
+
+  // Who reads the end goes on reading the end, whatever grows in the log or around it.
+  let atEnd = true;
+  const follow = () => { if (atEnd) log.scrollTop = log.scrollHeight; };
+  log.addEventListener("scroll", () => (atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40));
+  const room = new ResizeObserver(follow);
+  room.observe(log);
 
   // Messages may come faster than the page is drawn: what has come by then is drawn at once.
   let waiting = [];
   function hear(message) {
     if (message.kind === "error") {
-      fail(message.text);
+      fail(message.text, message.again);
     } else if (message.kind === "models") {
       settings.offer(message);
     } else if (message.kind === "conversations") {
@@ -209,9 +215,9 @@ function render({ model, el }) {
     }
   }
 
-  function fail(text) {
+  function fail(text, retryable = false) {
     failed.textContent = text;
-    again.hidden = last === null || last.kind === "hello";
+    again.hidden = !retryable || last === null;
     banner.hidden = false;
   }
 
@@ -262,6 +268,7 @@ function render({ model, el }) {
   });
   return () => {
     outputs.disconnect();
+    room.disconnect();
     model.off("msg:custom", hear);
   };
 }

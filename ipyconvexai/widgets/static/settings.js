@@ -15,8 +15,8 @@ class Settings {
     this.enter.addEventListener("change", () => localStorage.setItem(ENTER, this.enter.checked));
     this.element = make(
       "form", { className: "ai-menu ai-settings", hidden: true },
-      make("label", { className: "ai-row" }, "Model", this.model, this.names),
-      make("label", { className: "ai-row" }, "Instructions", this.system),
+      make("label", { className: "ai-row" }, make("span", { textContent: "Model" }), this.model, this.names),
+      make("label", { className: "ai-row" }, make("span", { textContent: "Instructions" }), this.system),
       make("label", { className: "ai-row ai-check" }, this.enter, "Enter sends, Shift+Enter makes a new line (off: the other way round)"),
       make("div", { className: "ai-row" }, make("button", { type: "submit", className: "ai-save", textContent: "Use from the next answer on" })),
     );

@@ -7,7 +7,6 @@ query gives never becomes markup; a query that fails later on says so in the cel
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 
+from ipyconvexai.cells import when_run_again
 from ipyconvexai.drawing.results import bundle_of, text_of
 from ipyconvexai.errors import Error
 from ipyconvexai.notebook.screens import display, in_kernel
@@ -22,8 +22,6 @@ from ipyconvexai.notebook.screens import display, in_kernel
 __all__ = ["Live", "live"]
 
 Bundle = dict[str, Any]
-
-_views: dict[str, list[Live]] = {}  # by cell; the front end names the cells
 
 
 def live(query: Any, /, render: Callable[[Any], Any] | None = None, **args: Any) -> Live:
@@ -59,7 +57,7 @@ def live(query: Any, /, render: Callable[[Any], Any] | None = None, **args: Any)
     hub = hub_of(current.store)
     watch = Watch(_mended(look), hub, name=function.name, print_of=prints, told=prints(first))
     view = Live(function.name, watch)
-    _keep(shell, view)
+    when_run_again(view.stop)
     handle = display(bundle, raw=True, display_id=True)
     # The task inherits this cell's context, by which ipykernel knows to which cell an output belongs.
     current.loop.submit(view._follow(current, handle, functools.partial(_drawn_in_any_case, shell, render)))
@@ -152,25 +150,3 @@ def _told(message: str, cure: str) -> str:
     from ipyconvexai import render
 
     return render.error_text(message, cure)
-
-
-# ---------------------------------------------------------------------------------------------- one cell, one run
-def _keep(shell: Any, view: Live) -> None:
-    """Remember the cell of `view`, so that it ends when the cell is run again."""
-    if _end_of_cell not in shell.events.callbacks["pre_run_cell"]:
-        shell.events.register("pre_run_cell", _end_of_cell)
-    cell = _cell_of(shell)
-    if cell is not None:
-        _views[cell] = [*(other for other in _views.get(cell, []) if other.running), view]
-
-
-def _end_of_cell(info: Any) -> None:
-    for view in _views.pop(getattr(info, "cell_id", None) or "", []):
-        view.stop()
-
-
-def _cell_of(shell: Any) -> str | None:
-    with contextlib.suppress(AttributeError):
-        cell = (shell.kernel.get_parent("shell").get("metadata") or {}).get("cellId")
-        return cell if isinstance(cell, str) else None
-    return None

@@ -62,6 +62,8 @@ class Chat:
         self._talk = Talk(owner, title, model, system, self._tell)
         self._suggestions = suggestions
         self._view: Any = None
+        self._shown = 0  # outputs that have it
+        self._closed = False
         self._transcripts: list[Any] = []  # the outputs that have it
 
     def _open(self) -> None:
@@ -77,10 +79,19 @@ class Chat:
         return self._talk.id or ""
 
     def close(self) -> None:
-        """Show it no more; the conversation stays."""
+        """Show it no more, until it is displayed again; the conversation stays."""
+        self._closed = True
         self._talk.close()
-        if self._view is not None:
-            self._view.close()
+        view, self._view = self._view, None
+        if view is not None:
+            view.close()
+        self._transcripts.clear()
+
+    def _run_again(self) -> None:
+        """A cell that shows it is run again: its output is gone."""
+        self._shown -= 1
+        if not self._shown:
+            self.close()
 
     def __repr__(self) -> str:
         return f"<chat {plain_text(self.title)!r}: a panel in a notebook; elsewhere ai.generate(conversation=...)>"
@@ -90,11 +101,17 @@ class Chat:
         """The panel, and below it the transcript for viewers without a kernel; the panel hides it."""
         from IPython.display import display
 
+        from ipyconvexai.cells import when_run_again
         from ipyconvexai.hearing import hears_while_busy, in_kernel
 
         if not in_kernel():
             print(repr(self))
             return
+        if self._closed:
+            self._open()
+            self._closed = False
+        self._shown += 1
+        when_run_again(self._run_again)
         if self._view is None:
             from ipyconvexai.widgets.views import ChatView  # imports anywidget
 
@@ -111,7 +128,7 @@ class Chat:
     def _tell(self, updates: list[Update]) -> None:
         if self._view is None:
             return
-        self._view.send({"kind": "told", "updates": updates})
+        self._send("told", updates=updates)
         if any(update["kind"] == "title" or update.get("status", "pending") not in OPEN for update in updates):
             transcript = self._transcript()
             for shown in self._transcripts:
@@ -128,7 +145,7 @@ class Chat:
         try:
             match said:
                 case {"kind": "hello"}:
-                    self._view.send({"kind": "told", "updates": self._talk.snapshot()})
+                    self._send("told", updates=self._talk.snapshot())
                 case {"kind": "send", "text": str(text)}:
                     await self._talk.send(text)
                 case {"kind": "stop"}:
@@ -140,7 +157,7 @@ class Chat:
                 case {"kind": "fork", "id": str(key)}:
                     await self._talk.fork(key)
                 case {"kind": "list", "search": str(search)}:
-                    self._view.send({"kind": "conversations", "found": await self._talk.others(search)})
+                    self._send("conversations", found=await self._talk.others(search))
                 case {"kind": "open", "id": str(key)}:
                     await self._talk.switch(key)
                 case {"kind": "new"}:
@@ -148,7 +165,7 @@ class Chat:
                 case {"kind": "rename", "title": str(title)}:
                     await self._talk.rename(title)
                 case {"kind": "models"}:
-                    self._view.send({"kind": "models", **await self._talk.models()})
+                    self._send("models", **await self._talk.models())
                 case {"kind": "configure", "model": str(model), "system": str(system)}:
                     await self._talk.configure(model, system)
                 case {"kind": "delete"}:
@@ -162,4 +179,8 @@ class Chat:
 
     def _fail(self, text: str, *, again: bool = False) -> None:
         """Say so in the panel; `again`: the same may do another time."""
-        self._view.send({"kind": "error", "text": plain_text(text), "again": again})
+        self._send("error", text=plain_text(text), again=again)
+
+    def _send(self, kind: str, **content: Any) -> None:
+        if (view := self._view) is not None:  # it may have been closed meanwhile
+            view.send({"kind": kind, **content})

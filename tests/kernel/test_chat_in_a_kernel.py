@@ -38,3 +38,17 @@ def test_its_state_is_small(kernel: Any):
     opened = [content for content in result.of("comm_open") if "_esm" in content["data"]["state"]]
     size = sum(len(str(content["data"]["state"])) for content in opened)
     assert 5_000 < size < 60_000
+
+
+def test_running_its_cells_again_ends_a_panel(kernel: Any):
+    kernel.run("one = ai.chat('Again')\none", cell_id="made")
+    kernel.run("one", cell_id="shown")
+    closed = kernel.run("one", cell_id="shown").of("comm_close")
+    assert closed == [], "another cell shows it still"
+    kernel.run("1", cell_id="shown")
+    result = kernel.run("two = ai.chat('Again')\ntwo", cell_id="made")
+    assert len(result.of("comm_close")) >= 1
+    assert kernel.value("one._talk._following.cancelled()", until="True") == "True", "nothing follows for it"
+    again = kernel.run("one", cell_id="later")
+    assert WIDGET in again.frames[0], "shown once more it goes on"
+    assert kernel.value("one._talk._following.done()") == "False"

@@ -27,6 +27,7 @@ FLOORS = {
     "values": 0,
     "testing": 0,
     "store": 1,
+    "cells": 1,
     "hearing": 1,
     "render": 1,
     "context": 2,
@@ -69,6 +70,7 @@ DOORS = {
     "markdown_it": {"render"},
     "pygments": {"render"},
     "IPython": {
+        "cells",
         "hearing",
         "notebook",
         "batch",

@@ -65,6 +65,8 @@ class Chat:
         self._shown = 0  # outputs that have it
         self._closed = False
         self._transcripts: list[Any] = []  # the outputs that have it
+        self._stale = False  # what they show
+        self._writing: asyncio.Task[None] | None = None
 
     def _open(self) -> None:
         self._app.run(self._talk.open())
@@ -120,17 +122,23 @@ class Chat:
             self._view = ChatView(state, self._heard)
         show: Any = display  # IPython has no types for it
         show(self._view)
-        self._transcripts.append(show(self._transcript(), raw=True, display_id=True))
-
-    def _transcript(self) -> dict[str, str]:
-        return markdown_bundle(self._talk.transcript(), note=NOT_CONNECTED)
+        transcript = markdown_bundle(self._talk.transcript(), note=NOT_CONNECTED)
+        self._transcripts.append(show(transcript, raw=True, display_id=True))
 
     def _tell(self, updates: list[Update]) -> None:
         if self._view is None:
             return
         self._send("told", updates=updates)
         if any(update["kind"] == "title" or update.get("status", "pending") not in OPEN for update in updates):
-            transcript = self._transcript()
+            self._stale = True
+            if self._writing is None or self._writing.done():
+                self._writing = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        """Bring the transcripts up to date. A long one takes a tenth of a second: not on the loop."""
+        while self._stale:
+            self._stale = False
+            transcript = await asyncio.to_thread(markdown_bundle, self._talk.transcript(), note=NOT_CONNECTED)
             for shown in self._transcripts:
                 shown.update(transcript, raw=True)
 

@@ -41,6 +41,7 @@ FLOORS = {
     "limiting": 3,
     "records": 3,
     "application": 4,
+    "sql_tool": 4,
     "api": 5,
     "actions": 5,
     "batch": 5,

@@ -21,6 +21,7 @@ DENIED = "denied"  # the error code of a call that was not allowed
 STOPPED = "canceled"  # of one that was stopped: then the model is not asked further
 BYTES_PER_TOKEN = 4  # about; of a text in UTF-8
 FORMALITIES = 4  # tokens around each message
+MOST_MESSAGES = 50  # beside results of tools
 LEAST_RESULT = 100  # tokens of a result that is cut because its turn does not fit
 
 _CALLS = """
@@ -59,10 +60,11 @@ def for_model(messages: list[ai.Message], max_tokens: int) -> list[dict[str, Any
     """
     turns = _turns(messages)
     kept: list[list[dict[str, Any]]] = []
-    left = max_tokens
+    tokens, messages_left = max_tokens, MOST_MESSAGES
     for turn in reversed(turns):
-        left -= sum(map(cost, turn))
-        if left < 0:
+        tokens -= sum(map(cost, turn))
+        messages_left -= sum(message["role"] != "tool" for message in turn)
+        if tokens < 0 or (messages_left < 0 and kept):
             kept = kept or [_shortened(turn, max_tokens)]
             break
         kept.insert(0, turn)

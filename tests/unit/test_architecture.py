@@ -142,7 +142,7 @@ def test_the_built_in_functions_use_the_public_layer_only():
         for _, room, tree in modules()
         if room == "actions"
         for target in imported(tree)
-        if not target.startswith(("ipyconvexai.actions", "__future__", "typing", "typing_extensions"))
+        if not target.startswith(("ipyconvexai.actions", "__future__", "json", "re", "typing", "typing_extensions"))
     }
     assert outside == {"ipyconvexai"}
 

@@ -1,4 +1,4 @@
-"""The calls of tools in a conversation, as its rows have them and as a model is told. Written with the public layer only.
+"""The calls of tools in a conversation, as its rows have them and as a model is told. Uses the public layer only.
 
 A call is a message of role tool, after the reply that wanted it: waiting (it asks first) ─ pending (it may run) ─
 streaming (it runs) ─ done | failed | canceled (not allowed, or stopped). Promises: of each call that a model made it is
@@ -14,7 +14,17 @@ from typing import Any
 
 import ipyconvexai as ai
 
-__all__ = ["BYTES_PER_TOKEN", "DENIED", "FORMALITIES", "OPEN", "STOPPED", "call_of", "calls_of", "cost", "for_model", "open_calls"]
+__all__ = [
+    "BYTES_PER_TOKEN",
+    "DENIED",
+    "FORMALITIES",
+    "OPEN",
+    "STOPPED",
+    "call_of",
+    "calls_of",
+    "for_model",
+    "open_calls",
+]
 
 OPEN = ("waiting", "pending", "streaming")
 DENIED = "denied"  # the error code of a call that was not allowed
@@ -36,7 +46,7 @@ WHERE conversation_id = ?::UUID AND role = 'tool' AND status IN ('waiting', 'pen
 
 def call_of(message: ai.Message) -> dict[str, Any]:
     """``id``, ``name``, ``arguments`` (JSON text, as the model wrote it), ``safe``, ``reply`` (which wanted it)."""
-    found = json.loads(message.tool_call or "{}")
+    found: dict[str, Any] = json.loads(message.tool_call or "{}")
     return {"id": "", "name": "", "arguments": "", "safe": False, "reply": ""} | found
 
 
@@ -62,7 +72,7 @@ def for_model(messages: list[ai.Message], max_tokens: int) -> list[dict[str, Any
     kept: list[list[dict[str, Any]]] = []
     tokens, messages_left = max_tokens, MOST_MESSAGES
     for turn in reversed(turns):
-        tokens -= sum(map(cost, turn))
+        tokens -= sum(map(_cost, turn))
         messages_left -= sum(message["role"] != "tool" for message in turn)
         if tokens < 0 or (messages_left < 0 and kept):
             kept = kept or [_shortened(turn, max_tokens)]
@@ -98,7 +108,7 @@ def _told(message: ai.Message, calls: list[ai.Message]) -> list[dict[str, Any]]:
 
 
 def _wanted(call: dict[str, Any]) -> dict[str, Any]:
-    """A call as a provider takes it back: some refuse a whole conversation for a name that they had given themselves."""
+    """A call as a provider takes it back: some refuse a conversation for a name that they had given themselves."""
     name = re.sub(r"[^A-Za-z0-9_-]", "_", call["name"])[:64] or "unknown"
     arguments = call["arguments"] if _is_object(call["arguments"]) else "{}"
     return {"id": call["id"], "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -121,7 +131,7 @@ def _outcome(call: ai.Message) -> str:
     return "This call was stopped by the user before it was over."
 
 
-def cost(message: dict[str, Any]) -> int:
+def _cost(message: dict[str, Any]) -> int:
     """Tokens of a message, about."""
     return FORMALITIES + sum(_size(message.get(key)) for key in ("content", "tool_calls")) // BYTES_PER_TOKEN
 
@@ -136,9 +146,12 @@ def _shortened(turn: list[dict[str, Any]], max_tokens: int) -> list[dict[str, An
     results = [message for message in turn if message["role"] == "tool"]
     if not results:
         return turn
-    others = sum(cost(message) for message in turn if message["role"] != "tool")
+    others = sum(_cost(message) for message in turn if message["role"] != "tool")
     each = max(LEAST_RESULT, (max_tokens - others) // len(results) - FORMALITIES)
-    return [{**message, "content": _cut(message["content"], each)} if message in results else message for message in turn]
+    return [
+        {**message, "content": _cut(message["content"], each)} if message["role"] == "tool" else message
+        for message in turn
+    ]
 
 
 def _cut(text: str, tokens: int) -> str:

@@ -1,10 +1,10 @@
 """The replies of a conversation: one at a time, each written while it comes. Written with the public layer only.
 
 A reply's row is there from the start: pending ─ streaming ─ done | failed | canceled. ``generate_response`` takes the
-oldest pending one, if none is being written, and has the next one begun when it is over. A reply that may call tools of a
-process waits with the session of that process, which begins it; while calls are not over no reply is begun. Promises: a
-reply is asked for once, also where its process is killed; it never stays half way; one that waits is begun by whoever
-ends the one before.
+oldest pending one, if none is being written, and has the next one begun when it is over. A reply that may call tools
+of a process waits with the session of that process, which begins it; while calls are not over no reply is begun.
+Promises: a reply is asked for once, also where its process is killed; it never stays half way; one that waits is begun
+by whoever ends the one before.
 """
 
 from __future__ import annotations

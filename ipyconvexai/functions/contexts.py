@@ -260,7 +260,8 @@ class ActionContext(_Acting):
         Args:
             message_id: of a message that is there, and not canceled.
             save: a mutation that saves it at a good end, in the transaction that settles it; it is given `message_id`,
-                `content`, `finish_reason`, `request_id` and, where it takes them, `tool_calls`. If it fails, so does the message, which keeps its text.
+                `content`, `finish_reason`, `request_id` and, where it takes them, `tool_calls`. If it fails, so does
+                the message, which keeps its text.
         """
         from ipyconvexai.functions.streaming import MessageStream
 

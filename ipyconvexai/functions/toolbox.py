@@ -1,7 +1,7 @@
 """The tools of this process, by conversation, and who performs what waits for them. Calls the hub of changes.
 
-A job may be claimed by any process; a tool lives in one. So what needs a tool is no job: a reply that may call some, and
-a call that was allowed, are rows with this process's session. Here they are found and performed. Promises: each is
+A job may be claimed by any process; a tool lives in one. So what needs a tool is no job: a reply that may call some,
+and a call that was allowed, are rows with this process's session. Here they are found and performed. Promises: each is
 begun once (its row is taken in a transaction); a call that is stopped, or whose message goes, is given up at once; rows
 of a process that was killed are settled by the keeper.
 """

@@ -64,10 +64,8 @@ class Tool:
             ArgumentsError: they do not fit.
         """
         if len(arguments) > LONGEST_ARGUMENTS:
-            raise ArgumentsError(
-                f"`{self.name}`: its arguments have {len(arguments):,} characters, and {LONGEST_ARGUMENTS:,} are allowed",
-                cure="Say less.",
-            )
+            many = f"{len(arguments):,} characters, and {LONGEST_ARGUMENTS:,} are allowed"
+            raise ArgumentsError(f"`{self.name}`: its arguments have {many}", cure="Say less.")
         return self.function.arguments.from_json(arguments.strip() or "{}")
 
 

@@ -422,7 +422,8 @@ class Arguments:
                 with contextlib.suppress(TypeError, ValueError):
                     json.dumps(parameter.default, allow_nan=False)
                     schema["properties"][name].setdefault("default", parameter.default)
-        return {**schema, "properties": schema.get("properties", {}), "additionalProperties": others} | {"title": self.name}
+        properties = schema.get("properties", {})
+        return {**schema, "title": self.name, "properties": properties, "additionalProperties": others}
 
     def describe(self) -> str:
         """``(conversation_id: Id[Conversation], limit: int = 50)``"""

@@ -6,8 +6,8 @@ that must not be the kernel. Promises: DuckDB's access to files and network is o
 SELECT is run, in a read-only transaction; the answer has a bounded size; who asks is told DuckDB's own error.
 
 The question: a line of JSON {"sql", "rows", "memory", "frames": [[name, bytes], ...]}, then the frames as Arrow IPC
-streams. The answer: JSON {"columns", "rows", "total"} with cells as text (null: None), or {"error"}. `total` is how many
-rows there are, -1 for more than were counted.
+streams. The answer: JSON {"columns", "rows", "total"} with cells as text (null: None), or {"error"}. `total` is how
+many rows there are, -1 for more than were counted.
 """
 
 from __future__ import annotations

@@ -7,10 +7,12 @@ itself; whatever is shown is in the ledger.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ipyconvexai.application import App, app
 from ipyconvexai.errors import Error, InputError
+from ipyconvexai.functions.tools import Tool, tools_of
 from ipyconvexai.render import error_text, markdown_bundle, plain_text
 from ipyconvexai.widgets.talk import OPEN, Talk, Update
 
@@ -21,7 +23,7 @@ CLOSED = "The ledger was closed: run the cell again."
 NOT_CONNECTED = "Not connected: run the cell again to go on with this conversation."
 
 
-def chat(title: str | None = None, *, system: str | None = None) -> Chat:
+def chat(title: str | None = None, *, system: str | None = None, tools: Sequence[Any] | None = None) -> Chat:
     """A panel to chat in, over a conversation that is kept.
 
         ai.chat("my analysis")
@@ -30,14 +32,17 @@ def chat(title: str | None = None, *, system: str | None = None) -> Chat:
         title: of the conversation, or its id; one that is there goes on, as in ``%%ai -c`` and ``ai.generate``.
             None: a new one.
         system: the instructions of a conversation that begins.
+        tools: functions that the model may call by their type hints: plain ones, queries, mutations, actions, or their
+            names; ``ai.tool(fn, safe=True)`` runs without asking. None: those that this conversation has in this
+            process; ``[]``: none.
 
     Raises:
-        InputError: it is no title.
+        InputError: it is no title, or something that cannot be a tool.
     """
     for name, value in (("title", title), ("system", system)):
         if not isinstance(value, str | None):
             raise InputError(f"{name}={value!r:.80} is no text", cure='For example: ai.chat("my analysis").')
-    made = Chat(app(), title, system)
+    made = Chat(app(), title, system, None if tools is None else tools_of(tools))
     made._open()
     return made
 
@@ -45,9 +50,11 @@ def chat(title: str | None = None, *, system: str | None = None) -> Chat:
 class Chat:
     """A chat panel; ``ai.chat`` gives it, and a cell shows it."""
 
-    def __init__(self, owner: App, title: str | None, system: str | None) -> None:
+    def __init__(
+        self, owner: App, title: str | None, system: str | None, tools: Mapping[str, Tool] | None = None
+    ) -> None:
         self._app = owner
-        self._talk = Talk(owner, title, system, self._tell)
+        self._talk = Talk(owner, title, system, self._tell, tools)
         self._view: Any = None
         self._transcripts: list[Any] = []  # the outputs that have it
 
@@ -123,6 +130,12 @@ class Chat:
                     await self._talk.retry(key)
                 case {"kind": "edit", "id": str(key), "text": str(text)}:
                     await self._talk.edit(key, text)
+                case {"kind": "allow", "id": str(key), "always": bool(always)}:
+                    await self._talk.allow(key, always=always)
+                case {"kind": "deny", "id": str(key)}:
+                    await self._talk.deny(key)
+                case {"kind": "go on", "id": str(key)}:
+                    await self._talk.go_on(key)
                 case {"kind": "fork", "id": str(key)}:
                     await self._talk.fork(key)
                 case {"kind": "list", "search": str(search)}:

@@ -19,10 +19,10 @@ __all__ = ["ChatView"]
 Said = dict[str, Any]
 
 
-def asset(name: str) -> str:
-    """The page or the style of this name, with what all of them share before it: a widget's is one text."""
+def asset(*names: str) -> str:
+    """The pages or the styles of these names, with what all of them share before them: a widget's is one text."""
     folder = Path(__file__).parent / "static"
-    return "\n".join((folder / each).read_text("utf-8") for each in (f"common{Path(name).suffix}", name))
+    return "\n".join((folder / each).read_text("utf-8") for each in (f"common{Path(names[0]).suffix}", *names))
 
 
 class View(anywidget.AnyWidget):
@@ -43,5 +43,5 @@ def _said(data: dict[str, Any]) -> Said | None:
 
 
 class ChatView(View):
-    _esm = asset("chat.js")
-    _css = asset("chat.css")
+    _esm = asset("tools.js", "chat.js")
+    _css = asset("tools.css", "chat.css")

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from ipyconvexai.functions.registry import mutation as mutation
     from ipyconvexai.functions.registry import query as query
     from ipyconvexai.functions.retries import Retry as Retry
+    from ipyconvexai.functions.tools import Tool as Tool
+    from ipyconvexai.functions.tools import tool as tool
     from ipyconvexai.notebook.live import live as live
     from ipyconvexai.providers import catalog
     from ipyconvexai.providers.clients import AsyncOpenAI as AsyncOpenAI
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from ipyconvexai.relation import Relation as Relation
     from ipyconvexai.reply import Reply as Reply
     from ipyconvexai.reply import Success as Success
+    from ipyconvexai.sql_tool import sql_tool as sql_tool
     from ipyconvexai.tables.builtin import Conversation as Conversation
     from ipyconvexai.tables.builtin import Document as Document
     from ipyconvexai.tables.builtin import Message as Message
@@ -99,6 +102,7 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "Status": "values",
     "Success": "reply",
     "Table": "tables.model",
+    "Tool": "functions.tools",
     "Unauthenticated": "errors",
     "Usage": "values",
     "action": "functions.registry",
@@ -133,8 +137,10 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "run": "api",
     "safe_generate": "api",
     "schedule": "batch.schedule",
+    "sql_tool": "sql_tool",
     "stream": "api",
     "summarize": "batch.summarize",
+    "tool": "functions.tools",
     "watch": "watching",
 }
 

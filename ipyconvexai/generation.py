@@ -300,6 +300,7 @@ class Generator:
             parsed=None if schema is None else parse_answer(schema, text, answer.request_id),
             duration=duration,
             raw=_json(answer.content),
+            tool_calls=reading.tool_calls,
         )
         if conversation[0] is not None:
             joined = await asyncio.to_thread(self._remember, question, conversation, reply)

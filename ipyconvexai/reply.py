@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ipyconvexai.values import Usage
+from ipyconvexai.values import ToolCall, Usage
 
 __all__ = ["Reply", "Success"]
 
@@ -26,6 +26,7 @@ class Reply:
         conversation_id: the conversation it belongs to, if any.
         replayed: whether it came from the ledger; then nothing was sent.
         raw: the provider's answer as it came.
+        tool_calls: the tools that it wants called, with ``.id``, ``.name`` and ``.arguments`` (JSON text).
     """
 
     text: str
@@ -39,6 +40,7 @@ class Reply:
     parsed: Any = None
     duration: float | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def __str__(self) -> str:
         return self.text

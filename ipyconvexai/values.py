@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["Caller", "Failure", "Gate", "Purse", "Replay", "Status", "Stop", "Usage", "Wait"]
+__all__ = ["Caller", "Failure", "Gate", "Purse", "Replay", "Status", "Stop", "ToolCall", "Usage", "Wait"]
 
 
 class Status(enum.StrEnum):
@@ -46,6 +46,21 @@ class Usage:
     @property
     def total_tokens(self) -> int:
         return (self.input_tokens or 0) + (self.output_tokens or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that a model wants called.
+
+    Attributes:
+        id: by which the result is given back; of one's own where the provider gave none.
+        name: as the model wrote it; there need not be such a tool.
+        arguments: as the model wrote them; JSON, if it is right.
+    """
+
+    id: str
+    name: str
+    arguments: str
 
 
 class Gate(Protocol):

@@ -25,14 +25,18 @@ from ipyconvexai.actions.revising import (
     retry_response,
 )
 from ipyconvexai.actions.texts import SafeFailure, SafeText, generate_text, generate_with_chef, safe_generate
+from ipyconvexai.actions.tools import allow_call, continue_response, deny_call, run_call
 
 __all__ = [
     "SafeFailure",
     "SafeText",
+    "allow_call",
     "cancel_response",
     "check_rate_limit",
     "configure_conversation",
+    "continue_response",
     "delete_conversation",
+    "deny_call",
     "documents",
     "edit_message",
     "fork_conversation",
@@ -48,6 +52,7 @@ __all__ = [
     "rename_conversation",
     "retry_response",
     "run_batch",
+    "run_call",
     "safe_generate",
     "save_response",
     "send_email",

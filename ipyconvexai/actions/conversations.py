@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import ipyconvexai as ai
+from ipyconvexai.actions.calls import OPEN
 from ipyconvexai.actions.messages import check_said, owned, owned_message
-from ipyconvexai.actions.replies import generate_response
+from ipyconvexai.actions.replies import reply_later, skip_waiting, stop_calls
 
 __all__ = ["cancel_response", "send_message", "start_conversation"]
 
@@ -33,20 +34,24 @@ def send_message(ctx: Any, conversation_id: ai.Id[ai.Conversation], content: str
     """
     owned(ctx, conversation_id)
     check_said(content)
+    skip_waiting(ctx, conversation_id)
     ctx.db.insert(ai.Message(conversation_id=conversation_id, role="user", content=content))
-    reply = ctx.db.insert(ai.Message(conversation_id=conversation_id, role="assistant", status="pending"))
-    ctx.scheduler.run_after(0, generate_response, conversation_id=conversation_id)
-    return str(reply)
+    return reply_later(ctx, conversation_id)
 
 
 @ai.mutation(name="ai.cancel_response")
 def cancel_response(ctx: Any, message_id: ai.Id[ai.Message]) -> bool:
     """Stop a reply, wherever it is being written: it keeps what has come. False where it was over by then.
 
+    `message_id` may be that of a call: it and those beside it are stopped, and the model is not asked further.
+
     Raises:
         Unauthenticated, NotFoundError: as ``send_message`` does.
     """
     reply = owned_message(ctx, message_id)
+    if reply.role == "tool" and reply.status in OPEN:
+        stop_calls(ctx, reply.conversation_id)
+        return True
     if reply.status not in ("pending", "streaming"):
         return False
     ctx.db.patch(message_id, status="canceled", error_code="canceled", error_message=f"stopped by {ctx.user_id}")

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import ipyconvexai as ai
+from ipyconvexai.actions.calls import BYTES_PER_TOKEN, FORMALITIES, for_model
 
 __all__ = ["CONTEXT_TOKENS", "check_said", "load_messages", "load_prompt", "owned", "owned_message", "place"]
 
 CONTEXT_TOKENS = 6000  # tokens of a conversation that go along with a question
-BYTES_PER_TOKEN = 4  # about; of a text in UTF-8
-FORMALITIES = 4  # tokens around each message
+MOST_MESSAGES, MOST_TOKENS = 250, 2**31  # that are looked at for a prompt
 
 _PIECES = """
 SELECT message_id::VARCHAR AS id, string_agg(text, '' ORDER BY start) AS text FROM message_deltas
@@ -82,16 +82,22 @@ def load_messages(
 
 
 @ai.query(name="ai.load_prompt", internal=True)
-def load_prompt(ctx: Any, message_id: ai.Id[ai.Message], max_tokens: int = CONTEXT_TOKENS) -> list[dict[str, str]]:
+def load_prompt(ctx: Any, message_id: ai.Id[ai.Message], max_tokens: int = CONTEXT_TOKENS) -> list[dict[str, Any]]:
     """What the model is asked for the reply `message_id`: the conversation as it was when it was wanted."""
     conversation_id = _message(ctx, message_id).conversation_id
-    messages = ctx.run_query(load_messages, conversation_id=conversation_id, max_tokens=max_tokens, before=message_id)
-    said = [message for message in messages if message.content and message.status in ("done", "canceled")]
-    while said and said[0].role == "assistant":  # whose question did not fit
-        del said[0]
+    most = {"limit": MOST_MESSAGES, "max_tokens": MOST_TOKENS}
+    messages = ctx.run_query(load_messages, conversation_id=conversation_id, before=message_id, **most)
+    prompt = for_model([*messages, *_later_calls(ctx, message_id, conversation_id)], max_tokens)
     system = ctx.db.get(ai.Conversation, conversation_id).system
-    prompt = [{"role": message.role, "content": message.content} for message in said]
     return [{"role": "system", "content": system}, *prompt] if system else prompt
+
+
+def _later_calls(ctx: Any, message_id: str, conversation_id: str) -> list[ai.Message]:
+    """Calls of replies before this one that were made when it was wanted already: somebody had said more meanwhile."""
+    end = place(_message(ctx, message_id))
+    later = ctx.db.query(ai.Message).with_index("by_conversation", conversation_id=conversation_id)
+    later = later.gte("_creation_time", end[0]).filter(lambda message: message.role == "tool" and place(message) > end)
+    return sorted(later.collect(), key=place)
 
 
 def _message(ctx: Any, message_id: str) -> ai.Message:

@@ -6,11 +6,13 @@ answer that is being written is stopped before its message goes.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import ipyconvexai as ai
+from ipyconvexai.actions.calls import DENIED, OPEN, call_of
 from ipyconvexai.actions.messages import check_said, owned, owned_message, place
-from ipyconvexai.actions.replies import generate_response
+from ipyconvexai.actions.replies import reply_later
 
 __all__ = [
     "configure_conversation",
@@ -45,7 +47,7 @@ def retry_response(ctx: Any, message_id: ai.Id[ai.Message]) -> ai.Id[ai.Message]
     if reply.role != "assistant":
         raise ai.errors.InputError("only a reply can be written again", cure="edit_message changes what was asked.")
     _remove_from(ctx, reply)
-    return _reply_later(ctx, reply.conversation_id)
+    return reply_later(ctx, reply.conversation_id)
 
 
 @ai.mutation(name="ai.edit_message")
@@ -63,7 +65,7 @@ def edit_message(ctx: Any, message_id: ai.Id[ai.Message], content: str) -> ai.Id
     check_said(content)
     _remove_from(ctx, message)
     ctx.db.insert(ai.Message(conversation_id=message.conversation_id, role="user", content=content))
-    return _reply_later(ctx, message.conversation_id)
+    return reply_later(ctx, message.conversation_id)
 
 
 @ai.mutation(name="ai.fork_conversation")
@@ -78,13 +80,12 @@ def fork_conversation(ctx: Any, message_id: ai.Id[ai.Message], title: str = "") 
     before = ctx.db.get(ai.Conversation, last.conversation_id)
     name = title.strip() or _free_title(ctx, f"{before.title or 'Chat'} (fork)")
     _check_free(ctx, name)
-    made = ctx.db.insert(
-        ai.Conversation(title=name, user_id=ctx.require_user(), model=before.model, system=before.system)
-    )
+    settings = {"model": before.model, "system": before.system}
+    made = ctx.db.insert(ai.Conversation(title=name, user_id=ctx.require_user(), **settings))
+    copies: dict[str | None, str] = {}
     for message in _messages(ctx, last.conversation_id):
-        if message.status in ("done", "canceled"):
-            fields = {"role": message.role, "content": message.content, "status": message.status}
-            ctx.db.insert(ai.Message(conversation_id=made, request_id=message.request_id, **fields))
+        if message.status in ("done", "canceled") or message.role == "tool":
+            copies[message._id] = ctx.db.insert(_copy(message, made, copies))
         if message._id == last._id:
             break
     return str(made)
@@ -145,6 +146,18 @@ def list_conversations(ctx: Any, search: str = "", limit: int = 50) -> list[dict
     return [{**row, "used_at": row["used_at"].isoformat()} for row in ctx.db.sql(_NEWEST, wanted)]
 
 
+def _copy(message: ai.Message, conversation_id: str, copies: dict[str | None, str]) -> ai.Message:
+    """The same in another conversation. A call that is not over is over there: it runs once, where it was made."""
+    kept = ("role", "content", "status", "request_id", "error_code", "error_message", "tool_call")
+    fields = {name: getattr(message, name) for name in kept}
+    if message.role == "tool":
+        call = call_of(message)
+        fields["tool_call"] = json.dumps({**call, "reply": copies.get(call["reply"], "")})
+        if message.status in OPEN:
+            fields |= {"status": "canceled", "error_code": DENIED, "error_message": "It was not run in this copy."}
+    return ai.Message(conversation_id=conversation_id, **fields)
+
+
 def _messages(ctx: Any, conversation_id: str) -> list[ai.Message]:
     found = ctx.db.query(ai.Message).with_index("by_conversation", conversation_id=conversation_id).collect()
     return sorted(found, key=place)
@@ -156,12 +169,6 @@ def _remove_from(ctx: Any, first: ai.Message) -> None:
     at = next(number for number, message in enumerate(messages) if message._id == first._id)
     for message in messages[at:]:
         ctx.db.delete(message._id)
-
-
-def _reply_later(ctx: Any, conversation_id: str) -> str:
-    reply = ctx.db.insert(ai.Message(conversation_id=conversation_id, role="assistant", status="pending"))
-    ctx.scheduler.run_after(0, generate_response, conversation_id=conversation_id)
-    return str(reply)
 
 
 def _check_free(ctx: Any, title: str) -> None:

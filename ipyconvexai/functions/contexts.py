@@ -6,6 +6,7 @@ an action has no ``ctx.db``; who asks is who connected, or who scheduled.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import functools
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from ipyconvexai.errors import NotAllowedError, Unauthenticated
 from ipyconvexai.functions.registry import ACTION_LIMIT, Kind, of
 from ipyconvexai.functions.running import Running
 from ipyconvexai.functions.scheduling import ActionScheduler, MutationScheduler, SyncActionScheduler
+from ipyconvexai.functions.tools import Toolset, as_text, error_of
 from ipyconvexai.store.link import Execute, Reads
 from ipyconvexai.tables.database import Reader, Writer
 
@@ -40,6 +42,10 @@ class _Context:
     @property
     def session_id(self) -> str:
         return self._runner.store.session_id
+
+    def tools(self, conversation_id: str) -> Toolset:
+        """The tools that this process, and no other, has for a conversation."""
+        return self._runner.toolbox.of(conversation_id)
 
     def require_user(self) -> str:
         """Who asks.
@@ -227,13 +233,35 @@ class ActionContext(_Acting):
         """Another action's result; several can run at once, with ``asyncio.gather``."""
         return await self._runner.act_with_retries(of(fn), args, user_id=self.user_id, job_id=self.job_id)
 
+    async def call_tool(self, conversation_id: str, name: str, arguments: str) -> str:
+        """What a tool of this process gives for arguments in JSON, as the model is told.
+
+        Raises:
+            InputError: there is no such tool here, or the arguments do not fit it.
+            Exception: what it raised.
+        """
+        tool = self.tools(conversation_id).find(name)
+        function, values = tool.function, tool.values(arguments)
+        if function.kind is Kind.QUERY:
+            result = await self._runner.aquery(function, values, user_id=self.user_id)
+        elif function.kind is Kind.MUTATION:
+            result = await self._runner.amutate(function, values, user_id=self.user_id)
+        else:
+            result = await self._runner.act_with_retries(function, values, user_id=self.user_id)
+        return await asyncio.to_thread(as_text, result)
+
+    def told_of(self, error: BaseException) -> str:
+        """An error of a tool's in words for the model."""
+        return error_of(error)
+
     def stream(self, message_id: str, *, save: Any = None) -> MessageStream:
         """A message that is saved while it comes: ``async with ctx.stream(id) as out: await out.generate(prompt)``.
 
         Args:
             message_id: of a message that is there, and not canceled.
             save: a mutation that saves it at a good end, in the transaction that settles it; it is given `message_id`,
-                `content`, `finish_reason` and `request_id`. If it fails, so does the message, which keeps its text.
+                `content`, `finish_reason`, `request_id` and, where it takes them, `tool_calls`. If it fails, so does
+                the message, which keeps its text.
         """
         from ipyconvexai.functions.streaming import MessageStream
 

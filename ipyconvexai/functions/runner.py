@@ -39,6 +39,7 @@ from ipyconvexai.functions.contexts import ActionContext, MutationContext, Query
 from ipyconvexai.functions.rate_limits import RateLimit
 from ipyconvexai.functions.registry import TRANSACTION_LIMIT, Function, Kind
 from ipyconvexai.functions.running import Asker, Services, User
+from ipyconvexai.functions.toolbox import Toolbox
 from ipyconvexai.loops import BackgroundLoop, call_in_child
 from ipyconvexai.providers.calls import CALLER
 from ipyconvexai.settings import Settings
@@ -145,6 +146,7 @@ class Runner:
         self.services = services
         self.clock = clock
         self.catalog = Catalog(store)
+        self.toolbox = Toolbox()
         self.wake: Callable[[], None] = lambda: None  # the scheduler, when something was scheduled
         self.closing = False
         self._loop = loop

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
 from ipyconvexai.functions.registry import Function, Kind
+from ipyconvexai.functions.toolbox import Toolbox
 from ipyconvexai.reply import Reply
 from ipyconvexai.settings import Settings
 from ipyconvexai.store.link import Execute, Store
@@ -54,6 +55,7 @@ class Running(Protocol):
     settings: Settings
     services: Services
     catalog: Catalog
+    toolbox: Toolbox
     clock: Callable[[], datetime.datetime]
     wake: Callable[[], None]
     closing: bool

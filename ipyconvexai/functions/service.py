@@ -11,6 +11,8 @@ from ipyconvexai.functions.registry import BUILT_IN, Function, Kind, define_buil
 from ipyconvexai.functions.runner import Runner
 from ipyconvexai.functions.running import Services
 from ipyconvexai.functions.scheduler import Scheduler
+from ipyconvexai.functions.toolbox import Performer
+from ipyconvexai.functions.tools import Tool
 from ipyconvexai.loops import BackgroundLoop
 from ipyconvexai.settings import Settings
 from ipyconvexai.store.link import Store
@@ -32,6 +34,7 @@ class Functions:
     def __init__(self, store: Store, settings: Settings, loop: BackgroundLoop, services: Services) -> None:
         self.runner = Runner(store, settings, loop, services)
         self.scheduler = Scheduler(self.runner, loop)
+        self.performer = Performer(store, loop, self._run_built_in)
         self.runner.wake = self._wake
         self._loop = loop
 
@@ -49,6 +52,14 @@ class Functions:
     def _wake(self) -> None:
         self.start()
         self.scheduler.wake()
+
+    def give_tools(self, conversation_id: str, tools: Mapping[str, Tool]) -> None:
+        """From now on, and in this process, the model may call these in a conversation; in place of those it had."""
+        self.runner.toolbox.put(conversation_id, tools)
+        self.performer.start()
+
+    async def _run_built_in(self, name: str, args: Mapping[str, Any]) -> Any:
+        return await self.arun(registry.find(name), args)
 
     async def arun(self, function: Function, args: Mapping[str, Any]) -> Any:
         """A function's result, on the background loop."""
@@ -74,6 +85,7 @@ class Functions:
         """Hand back what runs."""
         self.works_here = False  # a mutation that commits meanwhile must not start it again
         self.runner.closing = True
+        await self.performer.stop()
         await self.scheduler.stop(0)
 
     def close(self) -> None:

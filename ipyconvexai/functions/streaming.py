@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -27,7 +27,7 @@ from ipyconvexai.providers.calls import CALLER
 from ipyconvexai.reply import Reply
 from ipyconvexai.settings import redact
 from ipyconvexai.store.link import Execute
-from ipyconvexai.values import Wait
+from ipyconvexai.values import ToolCall, Wait
 
 __all__ = ["Draft", "MessageStream", "Owner", "SyncMessageStream", "listen"]
 
@@ -109,6 +109,7 @@ class _Draft:
         self.conversation_id: str | None = None
         self.finish_reason: str | None = None
         self.request_id: str | None = None
+        self.tool_calls: tuple[ToolCall, ...] = ()
         self.wait: Wait | None = None
         self._store = owner.runner.store
         self._record = owner.runner.settings.record
@@ -208,7 +209,9 @@ class _Draft:
 
     def saved(self) -> dict[str, Any]:
         """The arguments of a mutation that saves it."""
-        values = {"finish_reason": self.finish_reason, "request_id": self.request_id}
+        values: dict[str, Any] = {"finish_reason": self.finish_reason, "request_id": self.request_id}
+        if self.tool_calls:
+            values["tool_calls"] = [asdict(call) for call in self.tool_calls]
         return {"message_id": self.message_id, "content": redact(self.text), **values}
 
 
@@ -261,6 +264,8 @@ class _Stream:
         finally:
             await pieces.aclose()
         self.end(finish_reason=reply.finish_reason, request_id=reply.request_id)
+        if self._save is not None and "tool_calls" in self._save.arguments.names:
+            self._draft.tool_calls = reply.tool_calls
         return reply
 
     def _saving(self) -> dict[str, Any]:

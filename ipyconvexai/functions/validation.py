@@ -349,8 +349,18 @@ _REFUSED = {
 }
 
 
+def _named(name: str, parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    for parameter in parameters:
+        if parameter.kind in _REFUSED:
+            raise ArgumentsError(
+                f"`{name}` {_REFUSED[parameter.kind].format(name=parameter.name)}",
+                cure="Arguments of functions have names, so that they can be recorded: give it named parameters.",
+            )
+    return parameters
+
+
 class Arguments:
-    """The parameters of a function, but for the first, which is ``ctx``. Made by `of`."""
+    """The parameters of a function, but for the first, which is ``ctx``. Made by `of`, and by `of_plain`."""
 
     def __init__(self, name: str, hints: _Hints, parameters: list[inspect.Parameter]) -> None:
         self.name = name
@@ -375,18 +385,45 @@ class Arguments:
         plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         if not parameters or parameters[0].kind not in plain:
             raise ArgumentsError(f"`{hints.name}` takes no context", cure=f"Write def {hints.name}(ctx, ...): ...")
-        for parameter in parameters[1:]:
-            if parameter.kind in _REFUSED:
-                raise ArgumentsError(
-                    f"`{hints.name}` {_REFUSED[parameter.kind].format(name=parameter.name)}",
-                    cure="Arguments of functions have names, so that they can be recorded: give it named parameters.",
-                )
-        return cls(hints.name, hints, parameters[1:])
+        return cls(hints.name, hints, _named(hints.name, parameters[1:]))
+
+    @classmethod
+    def of_plain(cls, function: Handler, name: str) -> Arguments:
+        """Those of a function without ``ctx``, which is called `name`.
+
+        Raises:
+            ArgumentsError: it has parameters that cannot be given by name.
+        """
+        parameters = list(inspect.signature(function).parameters.values())
+        return cls(name, _Hints(function), _named(name, parameters))
 
     @property
     def names(self) -> list[str]:
         """The parameters' names; with ``**kwargs`` others are taken, too."""
         return list(self._parameters)
+
+    def schema(self) -> dict[str, Any]:
+        """The parameters as a JSON schema of an object.
+
+        Raises:
+            ArgumentsError: a hint is of a type that JSON does not have.
+        """
+        whole = self._whole or self._build()
+        try:
+            schema = whole.json_schema()
+            others = False if self._others is None else self._others.json_schema().get("additionalProperties", True)
+        except PydanticUserError as problem:
+            raise ArgumentsError(
+                f"the arguments of `{self.name}` cannot be written as JSON ({str(problem).splitlines()[0]})",
+                cure="Hint parameters with plain types, dataclasses or pydantic models.",
+            ) from None
+        for name, parameter in self._parameters.items():
+            if parameter.default is not parameter.empty:
+                with contextlib.suppress(TypeError, ValueError):
+                    json.dumps(parameter.default, allow_nan=False)
+                    schema["properties"][name].setdefault("default", parameter.default)
+        properties = schema.get("properties", {})
+        return {**schema, "title": self.name, "properties": properties, "additionalProperties": others}
 
     def describe(self) -> str:
         """``(conversation_id: Id[Conversation], limit: int = 50)``"""

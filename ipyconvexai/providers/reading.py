@@ -1,4 +1,4 @@
-"""Reads what a provider answered: text, finish reason, usage and errors, from JSON and from event streams.
+"""Reads what a provider answered: text, calls of tools, finish reason, usage, errors; from JSON and event streams.
 
 Pure. Providers lie: wrong types, missing fields and broken JSON give empty readings, never exceptions.
 """
@@ -9,7 +9,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ipyconvexai.values import Usage
+from ipyconvexai.providers.wanted import WantedCalls, calls_in
+from ipyconvexai.values import ToolCall, Usage
 
 __all__ = ["EventReader", "Reading", "comes_in_events", "error_of", "read_answer", "reads_as_json", "sound"]
 
@@ -24,6 +25,7 @@ class Reading:
     usage: Usage = field(default_factory=Usage)
     error_code: str | None = None
     error_message: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 def reads_as_json(endpoint: str, media_type: str) -> bool:
@@ -63,8 +65,9 @@ def read_answer(content: bytes, endpoint: str = "", *, asked_events: bool = Fals
     if endpoint.endswith("completions") and not (choices and isinstance(choices[0], dict)):
         return replace(reading, error_code="unreadable_answer", error_message="the answer has no choices")
     choice = _first(choices)
-    text = _text(_said(_dict(choice.get("message")), choice))
-    return replace(reading, text=text, finish_reason=_text(choice.get("finish_reason")))
+    message = _dict(choice.get("message"))
+    text, finish_reason = _text(_said(message, choice)), _text(choice.get("finish_reason"))
+    return replace(reading, text=text, finish_reason=finish_reason, tool_calls=calls_in(message))
 
 
 def _read_events(content: bytes, endpoint: str) -> Reading:
@@ -141,6 +144,7 @@ class EventReader:
         self._event = b""  # its name
         self._half = ""  # of a character whose other half comes with the next piece
         self._pieces: list[str] = []
+        self._calls = WantedCalls()
         self._final: Reading | None = None
         self._reading = Reading()
         self.done = False
@@ -211,7 +215,9 @@ class EventReader:
     def _read_chat_chunk(self, data: dict[str, Any]) -> None:
         choice = _first(data.get("choices"))
         if choice.get("index") in (0, None):  # of several answers the first is the text
-            self._add(_said(_dict(choice.get("delta")), choice))
+            delta = _dict(choice.get("delta"))
+            self._add(_said(delta, choice))
+            self._calls.add(delta)
         reading = self._reading
         self._reading = replace(
             reading,
@@ -259,7 +265,7 @@ class EventReader:
         """What has come so far."""
         text = "".join(self._pieces) + sound(self._half) or None
         if self._final is None:
-            return replace(self._reading, text=text)
+            return replace(self._reading, text=text, tool_calls=self._calls.all())
         said = (self._reading.error_code, self._reading.error_message)
         return replace(self._final, text=self._final.text or text, error_code=said[0], error_message=said[1])
 

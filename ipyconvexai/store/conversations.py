@@ -81,7 +81,8 @@ def newest_messages(ledger: Ledger, conversation: str, count: int = NEWEST) -> l
     """
     rows = ledger.store.read(
         "SELECT unnest(max_by({role: role, content: content}, id, ?)) FROM messages"
-        " WHERE conversation_id = ? AND content <> '' AND status <> 'failed'",  # a reply that failed has a part at most
+        " WHERE conversation_id = ? AND content <> '' AND role <> 'tool'"
+        " AND status <> 'failed'",  # a reply that failed has a part at most
         [count, conversation],
     )
     return [dict(row[0]) for row in reversed(rows)]

@@ -12,6 +12,7 @@ from typing import Any
 
 from ipyconvexai.application import App, app
 from ipyconvexai.errors import Error, InputError
+from ipyconvexai.functions.tools import tools_of
 from ipyconvexai.render import error_text, markdown_bundle, plain_text
 from ipyconvexai.widgets.talk import OPEN, Talk, Update
 
@@ -27,6 +28,7 @@ def chat(
     *,
     model: str | None = None,
     system: str | None = None,
+    tools: Sequence[Any] | None = None,
     suggestions: Sequence[str] = (),
 ) -> Chat:
     """A panel to chat in, over a conversation that is kept.
@@ -38,16 +40,20 @@ def chat(
             None: a new one.
         model: ``provider:model`` of its answers; None: as it was, or the default. The panel can change it.
         system: the instructions that stand before its messages; None: as they were, or none. The panel can change them.
+        tools: functions that the model may call by their type hints: plain ones, queries, mutations, actions, or their
+            names; ``ai.tool(fn, safe=True)`` runs without asking. None: those that this conversation has in this
+            process; ``[]``: none.
         suggestions: first prompts, each sent by a click while nothing has been said.
 
     Raises:
-        InputError: it is no title, or one of the others is no text.
+        InputError: it is no title, one of the others is no text, or something that cannot be a tool.
     """
     prompts = [suggestions] if isinstance(suggestions, str) else list(suggestions)
     for name, value in (("title", title), ("model", model), ("system", system), *(("suggestions", p) for p in prompts)):
         if not isinstance(value, str | None):
             raise InputError(f"{name}={value!r:.80} is no text", cure='For example: ai.chat("my analysis").')
-    made = Chat(app(), title, model, system, prompts)
+    given = None if tools is None else tools_of(tools)
+    made = Chat(app(), title, model=model, system=system, tools=given, suggestions=prompts)
     made._open()
     return made
 
@@ -55,11 +61,9 @@ def chat(
 class Chat:
     """A chat panel; ``ai.chat`` gives it, and a cell shows it."""
 
-    def __init__(
-        self, owner: App, title: str | None, model: str | None, system: str | None, suggestions: Sequence[str]
-    ) -> None:
+    def __init__(self, owner: App, title: str | None, *, suggestions: Sequence[str] = (), **options: Any) -> None:
         self._app = owner
-        self._talk = Talk(owner, title, model, system, self._tell)
+        self._talk = Talk(owner, title, self._tell, **options)
         self._suggestions = suggestions
         self._view: Any = None
         self._shown = 0  # outputs that have it
@@ -162,6 +166,12 @@ class Chat:
                     await self._talk.retry(key)
                 case {"kind": "edit", "id": str(key), "text": str(text)}:
                     await self._talk.edit(key, text)
+                case {"kind": "allow", "id": str(key), "always": bool(always)}:
+                    await self._talk.allow(key, always=always)
+                case {"kind": "deny", "id": str(key)}:
+                    await self._talk.deny(key)
+                case {"kind": "go on", "id": str(key)}:
+                    await self._talk.go_on(key)
                 case {"kind": "fork", "id": str(key)}:
                     await self._talk.fork(key)
                 case {"kind": "list", "search": str(search)}:

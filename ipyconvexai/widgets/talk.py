@@ -9,6 +9,9 @@ What is told, as JSON:
     {"kind": "message", "id", "role", "status", "text"}                                of a person, as it was written
     {"kind": "message", "id", "role", "status", "keep", "blocks", "foot", "note",      of the model: HTML of its blocks
      "wait": {"why", "seconds"}}                                                       after the first `keep`
+    {"kind": "message", "id", "role": "tool", "status",   a call: plain texts; whether its tool is in this process, and
+     "name", "arguments", "result", "state", "note",      whether one can have the model go on after it
+     "here", "more"}
     {"kind": "order", "ids"}                                                           which messages there are
     {"kind": "title", "title"}                                                         of the conversation; None: it is
                                                                                        there no more
@@ -22,8 +25,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,10 +36,11 @@ from ipyconvexai.errors import Error
 from ipyconvexai.functions.changes import hub_of
 from ipyconvexai.functions.registry import define_built_in, registry
 from ipyconvexai.functions.streaming import Draft, listen
+from ipyconvexai.functions.tools import Tool, as_json
 from ipyconvexai.generation import check_prompt
 from ipyconvexai.ids import new_id
 from ipyconvexai.providers.choice import choose, usable_models
-from ipyconvexai.render import Blocks, plain_text
+from ipyconvexai.render import Blocks, fenced, plain_text
 from ipyconvexai.settings import redact
 from ipyconvexai.store.conversations import begin_conversation, find_conversation, settings_of
 from ipyconvexai.values import Wait
@@ -47,10 +52,19 @@ Update = dict[str, Any]
 DRAW_EVERY = 0.05  # seconds between two tellings of a message that grows, at least
 SHARE = 3  # drawing takes at most a part in so many of the time, however long the last block is
 OPEN = ("pending", "streaming")
+STATES = {  # of a call
+    "waiting": "asks to be run",
+    "pending": "is about to run",
+    "streaming": "runs",
+    "done": "was run",
+    "failed": "failed",
+    "canceled": "was stopped",
+}
+LONGEST = 20_000  # characters of a call's arguments or result that are shown
 
 _MESSAGES = """
 SELECT m.id::VARCHAR, m.role, m.status, length(m.content), m.error_code, m.error_message, m.finish_reason,
-       r.model, r.input_tokens, r.output_tokens, r.cost_usd, r.duration_ms
+       r.model, r.input_tokens, r.output_tokens, r.cost_usd, r.duration_ms, m.tool_call
 FROM messages m LEFT JOIN responses r ON r.request_id = m.request_id
 WHERE m.conversation_id = ?::UUID ORDER BY m.created_at, m.id
 """
@@ -80,6 +94,9 @@ class _Message:
     note: dict[str, Any] | None = None
     wait: Wait | None = None
     blocks: Blocks = field(default_factory=Blocks)
+    call: dict[str, Any] = field(default_factory=dict)  # of a tool
+    here: bool = False  # whether that is in this process
+    is_last: bool = False
 
     def take(self, row: tuple[Any, ...], text: str | None, draft: Draft | None) -> bool:
         """Whether there is anything new in its row, its text in the ledger, or what this process writes of it."""
@@ -87,6 +104,7 @@ class _Message:
         if changed:
             self.row, self.role, self.status = row, row[1], row[2]
             self.foot, self.note = _foot(row), _note(row)
+            self.call = json.loads(row[12]) if row[12] else {}
         if text is not None and text != self.text:
             self.text, changed = text, True
         return (draft is not None and self.grow(draft)) or changed
@@ -103,6 +121,8 @@ class _Message:
         told: Update = {"kind": "message", "id": self.id, "role": self.role, "status": self.status}
         if self.role == "user":
             return told | {"text": plain_text(self.text)}
+        if self.role == "tool":
+            return told | self._call_told()
         kept = self.blocks.show(self.text)
         keep = 0 if whole else kept
         wait = None
@@ -111,14 +131,39 @@ class _Message:
         facts = {"foot": self.foot, "note": self.note, "wait": wait}
         return told | {"keep": keep, "blocks": self.blocks.html[keep:], **facts}
 
+    def _call_told(self) -> Update:
+        texts = {"name": self.call.get("name", ""), "arguments": as_json(self.call.get("arguments", ""))}
+        shown = {key: plain_text(_cut(text)) for key, text in texts.items()}
+        denied = self.status == "canceled" and self.row[4] == "denied"
+        state = "was not allowed" if denied else STATES.get(self.status, self.status)
+        facts = {"result": plain_text(_cut(self.text)), "state": state, "here": self.here, "note": _call_note(self)}
+        return shown | facts | {"more": self.status in ("failed", "canceled") and self.is_last}
+
+    @property
+    def said(self) -> str:
+        """As markdown, which is not safe yet."""
+        if self.role != "tool":
+            return self.text.strip()
+        call = f"{self.call.get('name', '')}\n{as_json(self.call.get('arguments', ''))}"
+        state = "" if self.status == "done" else STATES.get(self.status, self.status)
+        return "\n\n".join(filter(None, [fenced(call), state, fenced(_cut(self.text)) if self.text else ""]))
+
 
 class Talk:
     """`tell` is given the changes, on the loop."""
 
     def __init__(
-        self, owner: App, title: str | None, model: str | None, system: str | None, tell: Callable[[list[Update]], None]
+        self,
+        owner: App,
+        title: str | None,
+        tell: Callable[[list[Update]], None],
+        *,
+        model: str | None = None,
+        system: str | None = None,
+        tools: Mapping[str, Tool] | None = None,
     ) -> None:
         self._app = owner
+        self._tools = tools
         self._tell = tell
         self.title = title
         self._wanted = (model, system)  # of who made it
@@ -150,6 +195,7 @@ class Talk:
             await self._run("ai.load_messages", conversation_id=self.id, limit=1)  # it is of who asks
             if any(self._wanted):
                 await self._apply(*self._wanted)
+            self._equip()
         self._ends = [listen(self._written), hub_of(self._app.store).subscribe(self._changed)]
         await self._look()  # after that, so that nothing is missed
         self._following = asyncio.create_task(self._follow())
@@ -162,6 +208,12 @@ class Talk:
             self.id = await asyncio.to_thread(
                 begin_conversation, self._app.records, new_id(), self.title or "", user, model=model, system=system
             )
+            self._equip()
+
+    def _equip(self) -> None:
+        """From now on the model may call the panel's tools here."""
+        if self._tools is not None and self.id is not None:
+            self._app.functions.give_tools(self.id, self._tools)
 
     def close(self) -> None:
         """Follow it no more; may be called again, from any thread."""
@@ -185,6 +237,20 @@ class Talk:
 
     async def edit(self, message_id: str, text: str) -> None:
         await self._run("ai.edit_message", message_id=message_id, content=text)
+
+    async def allow(self, message_id: str, *, always: bool = False) -> None:
+        """Let a call run; `always`: and those of its tool that come, in this conversation and process."""
+        message = self._messages.get(message_id)
+        if always and message is not None and self.id is not None:
+            self._app.functions.runner.toolbox.of(self.id).trust(message.call.get("name", ""))
+        await self._run("ai.allow_call", message_id=message_id)
+
+    async def deny(self, message_id: str) -> None:
+        await self._run("ai.deny_call", message_id=message_id)
+
+    async def go_on(self, message_id: str) -> None:
+        """Have the model asked again after calls that were stopped or interrupted."""
+        await self._run("ai.continue_response", message_id=message_id)
 
     async def fork(self, message_id: str) -> None:
         """Go on in a copy of the conversation that ends with this message."""
@@ -247,7 +313,7 @@ class Talk:
 
     async def stop(self) -> None:
         """Stop the answer that is being written, and those that wait."""
-        for message in [one for one in self._messages.values() if one.status in OPEN]:
+        for message in [one for one in self._messages.values() if one.status in (*OPEN, "waiting")]:
             with contextlib.suppress(Error):  # it is over by now
                 await self._run("ai.cancel_response", message_id=message.id)
 
@@ -262,11 +328,11 @@ class Talk:
 
     def transcript(self) -> str:
         """All of it as markdown, which is not safe yet."""
-        names = {"user": "You", "assistant": "Assistant"}
+        names = {"user": "You", "assistant": "Assistant", "tool": "Tool"}
         said = [
-            f"**{names.get(message.role, message.role)}:**\n\n{message.text.strip()}"
+            f"**{names.get(message.role, message.role)}:**\n\n{message.said}"
             for message in self._messages.values()
-            if message.text.strip()
+            if message.said
         ]
         return "\n\n".join([f"**{self.title or 'A conversation that was deleted'}**", *said])
 
@@ -315,6 +381,7 @@ class Talk:
             self.id = self.id or found
             if self.id is None:
                 return
+            self._equip()
         own, rows = await asyncio.to_thread(self._rows)
         known = {key: message.row for key, message in self._messages.items()}
         # One that was stopped a moment ago has no content yet.
@@ -342,15 +409,26 @@ class Talk:
 
     def _taken(self, rows: list[tuple[Any, ...]], texts: dict[str, str]) -> list[Update]:
         before = list(self._messages)
-        self._messages = {row[0]: self._messages.get(row[0]) or _Message(row[0]) for row in rows}
+        self._messages = {row[0]: self._messages.get(row[0]) or _Message(row[0]) for row in _in_order(rows)}
         over = {row[0] for row in rows if row[2] not in OPEN}
         self._drafts = {key: draft for key, draft in self._drafts.items() if key not in over}
-        updates = [
-            self._messages[row[0]].update()
-            for row in rows
-            if self._messages[row[0]].take(row, texts.get(row[0]), self._drafts.get(row[0]))
-        ]
+        last = next(reversed(self._messages), None)
+        updates = []
+        for row in rows:
+            message = self._messages[row[0]]
+            changed = message.take(row, texts.get(row[0]), self._drafts.get(row[0]))
+            if self._place(message, is_last=row[0] == last) or changed:
+                updates.append(message.update())
         return updates if before == list(self._messages) else [*updates, self._order()]
+
+    def _place(self, message: _Message, *, is_last: bool) -> bool:
+        """What a call's row does not say: whether its tool is here, and whether anything follows it. Whether that is
+        new."""
+        if message.role != "tool":
+            return False
+        here = message.call.get("name") in self._app.functions.runner.toolbox.of(self.id or "")
+        before, message.here, message.is_last = (message.here, message.is_last), here, is_last
+        return before != (here, is_last)
 
     def _rows(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
         """Blocking."""
@@ -390,7 +468,7 @@ class Talk:
 
 def _foot(row: tuple[Any, ...]) -> str:
     """What it took, in words."""
-    finish, model, read, written, cost, took = row[6:]
+    finish, model, read, written, cost, took = row[6:12]
     cut = "cut at the token limit" if finish == "length" else ""
     parts = [plain_text(model or ""), _facts((read or 0) + (written or 0), cost, took), cut]
     return " · ".join(part for part in parts if part)
@@ -408,9 +486,39 @@ def _facts(tokens: int | None, cost: float | None, took: float | None) -> str:
 
 def _note(row: tuple[Any, ...]) -> dict[str, Any] | None:
     """Why it is not whole."""
-    _, _, status, _, code, words, *_ = row
+    _, role, status, _, code, words, *_ = row
+    if role == "tool":
+        return None
     if status == "canceled":
         return {"text": "Stopped: this is what had come.", "error": False}
     if status == "failed":
         return {"text": plain_text(words or code or "it failed"), "error": True}
     return None
+
+
+def _call_note(message: _Message) -> dict[str, Any] | None:
+    status, words = message.status, message.row[5] if message.row else None
+    if status == "failed":
+        return {"text": plain_text(_cut(words or "it failed")), "error": True}
+    if status == "waiting" and not message.here:
+        why = "This tool is not in this kernel: open the panel again with it, ai.chat(title, tools=[...]), or skip it."
+        return {"text": why, "error": False}
+    if status == "canceled" and words and message.row[4] == "denied":
+        return {"text": plain_text(_cut(words)), "error": False}
+    return None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n… {len(text) - LONGEST:,} characters more"
+
+
+def _in_order(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Each call after the reply that wanted it, also where somebody had said more before it was made."""
+    calls: dict[str, list[tuple[Any, ...]]] = {}
+    for row in rows:
+        if row[12]:
+            calls.setdefault(json.loads(row[12]).get("reply", ""), []).append(row)
+    if not calls:
+        return rows
+    ordered = [each for row in rows if not row[12] for each in (row, *calls.pop(row[0], ()))]
+    return ordered + [row for left in calls.values() for row in left]

@@ -44,5 +44,5 @@ def _said(data: dict[str, Any]) -> Said | None:
 
 
 class ChatView(View):
-    _esm = asset("settings.js", "chat.js")
-    _css = asset("chat.css")
+    _esm = asset("tools.js", "settings.js", "chat.js")
+    _css = asset("tools.css", "chat.css")

@@ -62,7 +62,7 @@ def opened(app: ai.App) -> Iterator[Callable[..., tuple[Talk, Page]]]:
 
     def open_talk(title: str | None = "Bridges", system: str | None = None) -> tuple[Talk, Page]:
         page = Page()
-        talk = Talk(app, title, None, system, page.tell)
+        talk = Talk(app, title, page.tell, system=system)
         app.run(talk.open())
         talks.append(talk)
         return talk, page
@@ -225,7 +225,7 @@ def test_model_and_instructions_are_used_by_all_ways_to_ask(app: ai.App, endpoin
 def test_what_the_code_names_is_set_in_a_conversation_that_is_there(app: ai.App, opened: Open):
     key = ai.run("start_conversation", title="Bridges", system="Be brief.")
     page = Page()
-    talk = Talk(app, "Bridges", "openai:gpt-4o", None, page.tell)
+    talk = Talk(app, "Bridges", page.tell, model="openai:gpt-4o")
     app.run(talk.open())
     talk.close()
     assert app.store.read("SELECT id::VARCHAR, model, system FROM conversations") == [

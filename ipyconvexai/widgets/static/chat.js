@@ -143,14 +143,23 @@ function render({ model, el }) {
     );
   }
 
-  const isWriting = () => [...messages.values()].some((one) => ["pending", "streaming"].includes(one.element.dataset.status));
+  const open = (role, ...states) =>
+    [...messages.values()].find((one) => (one.role === "tool") === (role === "tool") && states.includes(one.element.dataset.status));
+
+  function progress() {
+    const asking = open("tool", "waiting");
+    if (asking) return `The tool ${asking.name.textContent} asks to be run.`;
+    const running = open("tool", "pending", "streaming");
+    if (running) return `The tool ${running.name.textContent} runs.`;
+    return open("assistant", "pending", "streaming") ? "The answer is being written." : "";
+  }
 
   function told(updates) {
     for (const update of updates) {
       if (update.kind === "message") {
         let message = messages.get(update.id);
         if (!message) {
-          message = new Message(update.id, update.role, say);
+          message = update.role === "tool" ? new ToolCall(update.id, say) : new Message(update.id, update.role, say);
           messages.set(update.id, message);
           log.append(message.element);
         }
@@ -188,8 +197,9 @@ function render({ model, el }) {
       for (const each of one.foot.querySelectorAll(".ai-retry")) each.hidden = one !== all.at(-1);
     }
     suggestions.hidden = !suggestions.children.length || all.length > 0;
-    stop.hidden = !isWriting();
-    status.textContent = stop.hidden ? "" : "The answer is being written.";
+    const now = progress();
+    stop.hidden = !now;
+    if (status.textContent !== now) status.textContent = now;
     follow();
   }
 

@@ -10,11 +10,21 @@ from typing import Any
 
 import ipyconvexai as ai
 
-__all__ = ["CONTEXT_TOKENS", "check_said", "load_messages", "load_prompt", "owned", "owned_message", "place"]
+__all__ = [
+    "CONTEXT_TOKENS",
+    "check_said",
+    "load_earlier",
+    "load_messages",
+    "load_prompt",
+    "owned",
+    "owned_message",
+    "place",
+]
 
 CONTEXT_TOKENS = 6000  # tokens of a conversation that go along with a question
 BYTES_PER_TOKEN = 4  # about; of a text in UTF-8
 FORMALITIES = 4  # tokens around each message
+ATTACHED_SHARE = 4  # times as many tokens of what was attached: a file is asked about more than once
 
 _PIECES = """
 SELECT message_id::VARCHAR AS id, string_agg(text, '' ORDER BY start) AS text FROM message_deltas
@@ -71,6 +81,7 @@ def load_messages(
 
     `limit` and `max_tokens` (estimated) say how many fit; the newest is always there. `before`: only what came before
     this message. A message whose answer is still coming has the text that has come.
+    What is attached is not counted here: ``load_prompt`` does.
     """
     owned(ctx, conversation_id)
     wanted = ctx.db.query(ai.Message).with_index("by_conversation", conversation_id=conversation_id)
@@ -82,16 +93,42 @@ def load_messages(
 
 
 @ai.query(name="ai.load_prompt", internal=True)
-def load_prompt(ctx: Any, message_id: ai.Id[ai.Message], max_tokens: int = CONTEXT_TOKENS) -> list[dict[str, str]]:
-    """What the model is asked for the reply `message_id`: the conversation as it was when it was wanted."""
+def load_prompt(ctx: Any, message_id: ai.Id[ai.Message], max_tokens: int = CONTEXT_TOKENS) -> list[dict[str, Any]]:
+    """What the model is asked for the reply `message_id`: the conversation as it was when it was wanted.
+
+    `max_tokens`: of what was said; of what was attached four times as many, the newest first, but all of the last
+    message's.
+    """
     conversation_id = _message(ctx, message_id).conversation_id
-    messages = ctx.run_query(load_messages, conversation_id=conversation_id, max_tokens=max_tokens, before=message_id)
+    said = _said(ctx, conversation_id, max_tokens, message_id)
+    contents = ai.Message.prompts(said, ATTACHED_SHARE * max_tokens)
+    return _instructions(ctx, conversation_id) + _prompt(said, contents)
+
+
+@ai.query(name="ai.load_earlier", internal=True)
+def load_earlier(ctx: Any, conversation_id: ai.Id[ai.Conversation], attached: int = 0) -> list[dict[str, Any]]:
+    """What goes along with a question that is asked now, to which so many tokens are attached."""
+    said = _said(ctx, conversation_id, CONTEXT_TOKENS, None)
+    contents = ai.Message.prompts(said, ATTACHED_SHARE * CONTEXT_TOKENS - attached, asked=False)
+    return _instructions(ctx, conversation_id) + _prompt(said, contents)
+
+
+def _said(ctx: Any, conversation_id: str, max_tokens: int, before: str | None) -> list[ai.Message]:
+    """What the model is given of a conversation."""
+    messages = ctx.run_query(load_messages, conversation_id=conversation_id, max_tokens=max_tokens, before=before)
     said = [message for message in messages if message.content and message.status in ("done", "canceled")]
     while said and said[0].role == "assistant":  # whose question did not fit
         del said[0]
+    return said
+
+
+def _instructions(ctx: Any, conversation_id: str) -> list[dict[str, Any]]:
     system = ctx.db.get(ai.Conversation, conversation_id).system
-    prompt = [{"role": message.role, "content": message.content} for message in said]
-    return [{"role": "system", "content": system}, *prompt] if system else prompt
+    return [{"role": "system", "content": system}] if system else []
+
+
+def _prompt(said: list[ai.Message], contents: list[Any]) -> list[dict[str, Any]]:
+    return [{"role": message.role, "content": content} for message, content in zip(said, contents, strict=True)]
 
 
 def _message(ctx: Any, message_id: str) -> ai.Message:

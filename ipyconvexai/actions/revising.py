@@ -48,20 +48,26 @@ def retry_response(ctx: Any, message_id: ai.Id[ai.Message]) -> ai.Id[ai.Message]
 
 
 @ai.mutation(name="ai.edit_message")
-def edit_message(ctx: Any, message_id: ai.Id[ai.Message], content: str) -> ai.Id[ai.Message]:
+def edit_message(
+    ctx: Any, message_id: ai.Id[ai.Message], content: str, attachments: list[dict[str, Any]] | None = None
+) -> ai.Id[ai.Message]:
     """Say something else in place of one's message; what followed goes, and it is answered anew. Gives the reply's id.
+
+    `attachments`: what goes along with it now, as in ``send_message``; None: what did before.
 
     Raises:
         Unauthenticated, NotFoundError: as ``send_message`` does.
-        InputError: it is none of one's own messages.
+        InputError: it is none of one's own messages, or an attachment is none.
         EmptyPromptError: there is nothing to send.
     """
     message = owned_message(ctx, message_id)
     if message.role != "user":
         raise ai.errors.InputError("only a message of one's own can be changed", cure="retry_response asks again.")
     check_said(content)
+    packed = message.attachments if attachments is None else ai.Message.pack(attachments)
     _remove_from(ctx, message)
-    ctx.db.insert(ai.Message(conversation_id=message.conversation_id, role="user", content=content))
+    fields = {"role": "user", "content": content, "attachments": packed}
+    ctx.db.insert(ai.Message(conversation_id=message.conversation_id, **fields))
     return _reply_later(ctx, message.conversation_id)
 
 
@@ -80,7 +86,7 @@ def fork_conversation(ctx: Any, message_id: ai.Id[ai.Message], title: str = "") 
     made = ctx.db.insert(ai.Conversation(title=name, user_id=ctx.require_user(), system=before.system))
     for message in _messages(ctx, last.conversation_id):
         if message.status in ("done", "canceled"):
-            fields = {"role": message.role, "content": message.content, "status": message.status}
+            fields = {name: getattr(message, name) for name in ("role", "content", "status", "attachments")}
             ctx.db.insert(ai.Message(conversation_id=made, request_id=message.request_id, **fields))
         if message._id == last._id:
             break

@@ -14,7 +14,18 @@ from typing import Any
 
 from ipyconvexai.errors import InputError
 
-__all__ = ["ATTACHED_TOKENS", "Attachment", "Content", "pack", "prompt", "prompts", "shortened", "tokens_of", "unpack"]
+__all__ = [
+    "ATTACHED_TOKENS",
+    "BYTES_PER_TOKEN",
+    "Attachment",
+    "Content",
+    "pack",
+    "prompt",
+    "prompts",
+    "shortened",
+    "tokens_of",
+    "unpack",
+]
 
 ATTACHED_TOKENS = 24_000  # of what was attached to a conversation that go along with a question, at most
 IMAGE_TOKENS = 1000  # of a picture, about

@@ -69,6 +69,7 @@ DOORS = {
     "nh3": {"render"},
     "markdown_it": {"render"},
     "pygments": {"render"},
+    "pypdf": {"context"},
     "IPython": {
         "hearing",
         "notebook",

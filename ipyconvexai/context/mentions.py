@@ -79,6 +79,8 @@ def attach(shell: Any, text: str) -> list[Attachment]:
 def offers(shell: Any, beginning: str) -> list[Offer]:
     """What can be attached and begins like that, upper and lower case alike: frames first, then by name; cells last."""
     wanted = beginning.lower()
+    if "." in wanted:
+        return _columns(shell, *beginning.split(".", 1))
     with looked_at_once():
         fitting = [(name, value) for name, value in _variables(shell).items() if name.lower().startswith(wanted)]
         open_ones = [(name, value) for name, value in fitting if not is_closed(value)]
@@ -97,6 +99,17 @@ def _variables(shell: Any) -> dict[str, Any]:
         for name, value in names.items()
         if isinstance(name, str) and not name.startswith("_") and hidden.get(name, none) is not value
     }
+
+
+def _columns(shell: Any, name: str, wanted: str) -> list[Offer]:
+    """Of a frame; what is no word cannot stand after the point."""
+    value = _variables(shell).get(name)
+    if not frames.is_frame(value):
+        return []
+    names: Any = getattr(value, "column_names", None) or getattr(value, "columns", ())
+    words = [column for column in names if isinstance(column, str) and re.fullmatch(r"\w+", column)]
+    fitting = [column for column in words if column.lower().startswith(wanted.lower())]
+    return [Offer(f"{name}.{column}", "column") for column in fitting[:MOST_OFFERED]]
 
 
 def _about(value: Any) -> str:

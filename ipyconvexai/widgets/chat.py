@@ -12,6 +12,7 @@ from typing import Any
 from ipyconvexai.application import App, app
 from ipyconvexai.errors import Error, InputError
 from ipyconvexai.render import error_text, markdown_bundle, plain_text
+from ipyconvexai.widgets.composing import HEARD, Composer
 from ipyconvexai.widgets.talk import OPEN, Talk, Update
 
 __all__ = ["Chat", "chat"]
@@ -48,6 +49,7 @@ class Chat:
     def __init__(self, owner: App, title: str | None, system: str | None) -> None:
         self._app = owner
         self._talk = Talk(owner, title, system, self._tell)
+        self._composer = Composer(self._talk, lambda told: self._view.send(told))
         self._view: Any = None
         self._transcripts: list[Any] = []  # the outputs that have it
 
@@ -115,14 +117,13 @@ class Chat:
             match said:
                 case {"kind": "hello"}:
                     self._view.send({"kind": "told", "updates": self._talk.snapshot()})
-                case {"kind": "send", "text": str(text)}:
-                    await self._talk.send(text)
+                    self._composer.tell_files()
+                case {"kind": str(kind)} if kind in HEARD:
+                    await self._composer.hear(said)
                 case {"kind": "stop"}:
                     await self._talk.stop()
                 case {"kind": "retry", "id": str(key)}:
                     await self._talk.retry(key)
-                case {"kind": "edit", "id": str(key), "text": str(text)}:
-                    await self._talk.edit(key, text)
                 case {"kind": "fork", "id": str(key)}:
                     await self._talk.fork(key)
                 case {"kind": "list", "search": str(search)}:

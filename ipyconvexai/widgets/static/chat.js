@@ -18,7 +18,8 @@ class Message {
     fork.title = "Go on from here in a copy of the conversation";
     if (told.role === "user") {
       this.body.textContent = told.text;
-      this.foot.replaceChildren(button("Edit", "ai-edit", () => this.say({ kind: "editing", message: this })), fork);
+      this.attached = told.attached;
+      this.foot.replaceChildren(...attachedTo(told), button("Edit", "ai-edit", () => this.say({ kind: "editing", message: this })), fork);
       return;
     }
     while (this.body.children.length > told.keep) this.body.lastElementChild.remove();
@@ -92,6 +93,9 @@ function render({ model, el }) {
     menu, log, status, banner, form,
     make("p", { className: "ai-deaf", hidden: state.busy, textContent: "This kernel hears nothing while a cell runs; ipykernel 7 does." }),
   );
+  const context = new Context({ model, root, input, title: state.title, fail, changed: grow, sent: () => edit(null) });
+  form.prepend(...context.buttons);
+  form.before(...context.above);
   let editing = null; // the message that what is sent stands in place of
 
   function say(said) {
@@ -102,7 +106,7 @@ function render({ model, el }) {
 
   function edit(message) {
     editing = message;
-    input.value = message ? message.body.textContent : "";
+    context.edit(message?.id, message?.body.textContent, message?.attached);
     send.textContent = message ? "Send changed" : "Send";
     grow();
     input.focus();
@@ -130,6 +134,7 @@ function render({ model, el }) {
   function told(updates) {
     const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
     for (const update of updates) {
+      context.follow(update);
       if (update.kind === "message") {
         let message = messages.get(update.id);
         if (!message) {
@@ -173,6 +178,7 @@ function render({ model, el }) {
   // Messages may come faster than the page is drawn: what has come by then is drawn at once.
   let waiting = [];
   function hear(message) {
+    if (context.hear(message)) return;
     if (message.kind === "error") {
       fail(message.text);
     } else if (message.kind === "conversations") {
@@ -189,10 +195,8 @@ function render({ model, el }) {
   }
 
   function submit() {
-    const text = input.value;
-    if (!text.trim()) return;
-    say(editing ? { kind: "edit", id: editing.id, text } : { kind: "send", text });
-    edit(null);
+    banner.hidden = true;
+    context.send(editing ? { kind: "edit", id: editing.id } : { kind: "send" });
   }
 
   function grow() {
@@ -235,6 +239,7 @@ function render({ model, el }) {
   });
   return () => {
     outputs.disconnect();
+    context.keep();
     model.off("msg:custom", hear);
   };
 }

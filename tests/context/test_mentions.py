@@ -9,28 +9,21 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from traitlets.config import Config
 
 from ipyconvexai.context import mentions, tracebacks
 from ipyconvexai.context.mentions import attach, mentioned, offers
 from ipyconvexai.errors import InputError
+from tests.shells import own_shell
 
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Any]:
-    """A shell of the test's own, which leaves no history behind."""
-    config = Config()
-    config.HistoryManager.enabled = False
-    config.InteractiveShell.ipython_dir = str(tmp_path)
-    InteractiveShell.clear_instance()
-    made: Any = InteractiveShell.instance(config=config)
-    made.user_ns["df"] = pd.DataFrame({"bridge": ["Golden Gate", "Tower"], "length": [2737, 244]})
-    made.user_ns["text"] = "hello"
-    made.user_ns["_private"] = "no"
-    made.run_cell("import os, json\ndef cache(f): return f\nclass Thing: pass", store_history=True)
-    yield made
-    InteractiveShell.clear_instance()
+    with own_shell(tmp_path) as made:
+        made.user_ns["df"] = pd.DataFrame({"bridge": ["Golden Gate", "Tower"], "length": [2737, 244]})
+        made.user_ns["text"] = "hello"
+        made.user_ns["_private"] = "no"
+        made.run_cell("import os, json\ndef cache(f): return f\nclass Thing: pass", store_history=True)
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -165,3 +158,5 @@ def test_offers(shell: Any):
     assert not {"os", "json", "cache", "Thing", "_private", "In", "exit"} & set(names)
     assert names[3].startswith("cell:")
     assert [one.name for one in offers(shell, "cell:9")] == []
+    assert [one.name for one in offers(shell, "df.L")] == ["df.length"]
+    assert offers(shell, "text.x") == []

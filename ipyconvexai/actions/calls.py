@@ -32,6 +32,7 @@ STOPPED = "canceled"  # of one that was stopped: then the model is not asked fur
 BYTES_PER_TOKEN = 4  # about; of a text in UTF-8
 FORMALITIES = 4  # tokens around each message
 MOST_MESSAGES = 50  # beside results of tools
+ROW = "row"  # where the message of a person is kept until it is known what of its attachments fits
 LEAST_RESULT = 100  # tokens of a result that is cut because its turn does not fit
 
 _CALLS = """
@@ -62,11 +63,17 @@ def open_calls(ctx: Any, conversation_id: str) -> list[dict[str, Any]]:
 
 
 # ---------------------------------------------------------------------------------------------- for the model
-def for_model(messages: list[ai.Message], max_tokens: int) -> list[dict[str, Any]]:
+def for_model(
+    messages: list[ai.Message], max_tokens: int, attached_tokens: int, *, asked: bool = True
+) -> list[dict[str, Any]]:
     """`messages` as a provider wants them: the newest turns that fit, of the last at least what was asked.
 
     A turn begins with what somebody said, and has the replies to it with their calls. Where the last one does not fit,
     what tools gave in it is cut.
+
+    Args:
+        attached_tokens: of what was attached, the newest first.
+        asked: the last turn is the question itself, which keeps all that was attached to it.
     """
     turns = _turns(messages)
     kept: list[list[dict[str, Any]]] = []
@@ -78,7 +85,12 @@ def for_model(messages: list[ai.Message], max_tokens: int) -> list[dict[str, Any
             kept = kept or [_shortened(turn, max_tokens)]
             break
         kept.insert(0, turn)
-    return [message for turn in kept for message in turn]
+    prompt = [message for turn in kept for message in turn]
+    own = [message for message in prompt if ROW in message]
+    contents = ai.Message.prompts([message.pop(ROW) for message in own], attached_tokens, asked=asked)
+    for message, content in zip(own, contents, strict=True):
+        message["content"] = content
+    return prompt
 
 
 def _turns(messages: list[ai.Message]) -> list[list[dict[str, Any]]]:
@@ -99,6 +111,8 @@ def _turns(messages: list[ai.Message]) -> list[list[dict[str, Any]]]:
 
 
 def _told(message: ai.Message, calls: list[ai.Message]) -> list[dict[str, Any]]:
+    if message.role == "user":
+        return [{"role": "user", "content": message.content, ROW: message}] if message.content else []
     if not calls:
         return [{"role": message.role, "content": message.content}] if message.content else []
     wanted = [_wanted(call_of(call)) for call in calls]

@@ -24,18 +24,25 @@ def start_conversation(ctx: Any, title: str = "", system: str | None = None) -> 
 
 
 @ai.mutation(name="ai.send_message")
-def send_message(ctx: Any, conversation_id: ai.Id[ai.Conversation], content: str) -> ai.Id[ai.Message]:
+def send_message(
+    ctx: Any, conversation_id: ai.Id[ai.Conversation], content: str, attachments: list[dict[str, Any]] | None = None
+) -> ai.Id[ai.Message]:
     """Say something in a conversation; gives the id of the reply, which is written as soon as its turn comes.
+
+    `attachments`: what goes along with it: {"kind": "file", "name", "text"}, {"kind": "image", "name", "media_type",
+    "data"} with the bytes in base64.
 
     Raises:
         Unauthenticated: nobody is known.
         NotFoundError: who asks has no such conversation.
         EmptyPromptError: there is nothing to send.
+        InputError: an attachment is none.
     """
     owned(ctx, conversation_id)
     check_said(content)
     skip_waiting(ctx, conversation_id)
-    ctx.db.insert(ai.Message(conversation_id=conversation_id, role="user", content=content))
+    packed = ai.Message.pack(attachments or [])
+    ctx.db.insert(ai.Message(conversation_id=conversation_id, role="user", content=content, attachments=packed))
     return reply_later(ctx, conversation_id)
 
 

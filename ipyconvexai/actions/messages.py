@@ -11,10 +11,20 @@ from typing import Any
 import ipyconvexai as ai
 from ipyconvexai.actions.calls import BYTES_PER_TOKEN, FORMALITIES, for_model
 
-__all__ = ["CONTEXT_TOKENS", "check_said", "load_messages", "load_prompt", "owned", "owned_message", "place"]
+__all__ = [
+    "CONTEXT_TOKENS",
+    "check_said",
+    "load_earlier",
+    "load_messages",
+    "load_prompt",
+    "owned",
+    "owned_message",
+    "place",
+]
 
 CONTEXT_TOKENS = 6000  # tokens of a conversation that go along with a question
 MOST_MESSAGES, MOST_TOKENS = 250, 2**31  # that are looked at for a prompt
+ATTACHED_SHARE = 4  # times as many tokens of what was attached: a file is asked about more than once
 
 _PIECES = """
 SELECT message_id::VARCHAR AS id, string_agg(text, '' ORDER BY start) AS text FROM message_deltas
@@ -71,6 +81,7 @@ def load_messages(
 
     `limit` and `max_tokens` (estimated) say how many fit; the newest is always there. `before`: only what came before
     this message. A message whose answer is still coming has the text that has come.
+    What is attached is not counted here: ``load_prompt`` does.
     """
     owned(ctx, conversation_id)
     wanted = ctx.db.query(ai.Message).with_index("by_conversation", conversation_id=conversation_id)
@@ -83,13 +94,32 @@ def load_messages(
 
 @ai.query(name="ai.load_prompt", internal=True)
 def load_prompt(ctx: Any, message_id: ai.Id[ai.Message], max_tokens: int = CONTEXT_TOKENS) -> list[dict[str, Any]]:
-    """What the model is asked for the reply `message_id`: the conversation as it was when it was wanted."""
+    """What the model is asked for the reply `message_id`: the conversation as it was when it was wanted.
+
+    `max_tokens`: of what was said; of what was attached four times as many, the newest first, but all of the last
+    message's.
+    """
     conversation_id = _message(ctx, message_id).conversation_id
+    messages = [*_before(ctx, conversation_id, message_id), *_later_calls(ctx, message_id, conversation_id)]
+    return _instructions(ctx, conversation_id) + for_model(messages, max_tokens, ATTACHED_SHARE * max_tokens)
+
+
+@ai.query(name="ai.load_earlier", internal=True)
+def load_earlier(ctx: Any, conversation_id: ai.Id[ai.Conversation], attached: int = 0) -> list[dict[str, Any]]:
+    """What goes along with a question that is asked now, to which so many tokens are attached."""
+    messages, room = _before(ctx, conversation_id, None), ATTACHED_SHARE * CONTEXT_TOKENS - attached
+    return _instructions(ctx, conversation_id) + for_model(messages, CONTEXT_TOKENS, room, asked=False)
+
+
+def _before(ctx: Any, conversation_id: str, message_id: str | None) -> list[ai.Message]:
     most = {"limit": MOST_MESSAGES, "max_tokens": MOST_TOKENS}
-    messages = ctx.run_query(load_messages, conversation_id=conversation_id, before=message_id, **most)
-    prompt = for_model([*messages, *_later_calls(ctx, message_id, conversation_id)], max_tokens)
+    found: list[ai.Message] = ctx.run_query(load_messages, conversation_id=conversation_id, before=message_id, **most)
+    return found
+
+
+def _instructions(ctx: Any, conversation_id: str) -> list[dict[str, Any]]:
     system = ctx.db.get(ai.Conversation, conversation_id).system
-    return [{"role": "system", "content": system}, *prompt] if system else prompt
+    return [{"role": "system", "content": system}] if system else []
 
 
 def _later_calls(ctx: Any, message_id: str, conversation_id: str) -> list[ai.Message]:

@@ -51,20 +51,26 @@ def retry_response(ctx: Any, message_id: ai.Id[ai.Message]) -> ai.Id[ai.Message]
 
 
 @ai.mutation(name="ai.edit_message")
-def edit_message(ctx: Any, message_id: ai.Id[ai.Message], content: str) -> ai.Id[ai.Message]:
+def edit_message(
+    ctx: Any, message_id: ai.Id[ai.Message], content: str, attachments: list[dict[str, Any]] | None = None
+) -> ai.Id[ai.Message]:
     """Say something else in place of one's message; what followed goes, and it is answered anew. Gives the reply's id.
+
+    `attachments`: what goes along with it now, as in ``send_message``; None: what did before.
 
     Raises:
         Unauthenticated, NotFoundError: as ``send_message`` does.
-        InputError: it is none of one's own messages.
+        InputError: it is none of one's own messages, or an attachment is none.
         EmptyPromptError: there is nothing to send.
     """
     message = owned_message(ctx, message_id)
     if message.role != "user":
         raise ai.errors.InputError("only a message of one's own can be changed", cure="retry_response asks again.")
     check_said(content)
+    packed = message.attachments if attachments is None else ai.Message.pack(attachments)
     _remove_from(ctx, message)
-    ctx.db.insert(ai.Message(conversation_id=message.conversation_id, role="user", content=content))
+    fields = {"role": "user", "content": content, "attachments": packed}
+    ctx.db.insert(ai.Message(conversation_id=message.conversation_id, **fields))
     return reply_later(ctx, message.conversation_id)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from IPython.core.error import UsageError
 from traitlets import TraitError
 
-from ipyconvexai.notebook import completion, questions, tracebacks, where
+from ipyconvexai.context import tracebacks
+from ipyconvexai.notebook import completion, questions, where
 
 __all__ = ["load", "unload"]
 

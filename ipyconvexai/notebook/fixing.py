@@ -12,9 +12,9 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from ipyconvexai.notebook import tracebacks
+from ipyconvexai.context import tracebacks
+from ipyconvexai.context.tracebacks import Failure
 from ipyconvexai.notebook.session import Session
-from ipyconvexai.notebook.tracebacks import Failure
 
 __all__ = ["COMMANDS", "explain"]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ipyconvexai.context.files import media_type_of
 from ipyconvexai.errors import ConfigurationError, Error, InputError, InvalidAnswerError, ReplayMissError, draws_as
 from ipyconvexai.notebook.asking import STOPPED, Waiting, from_a_magic, note_of
 from ipyconvexai.notebook.options import Options
@@ -195,15 +196,6 @@ def _where(app: App, session: Session, options: Options) -> tuple[str, str | Non
 
 
 # --------------------------------------------------------------------------------------------------- showing
-# Bytes at the beginning, by which viewers go, too. SVG is none of them: it can hold scripts.
-_MAGIC = (
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
-    (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
-    (re.compile(rb"GIF8[79]a"), "image/gif"),
-)
-
-
 def _picture(drawn: Drawn, prompt: str, request_id: str | None) -> Picture:
     if drawn.base64 is None:
         return Picture(b"", "", prompt, request_id, drawn.revised_prompt, drawn.url)
@@ -213,9 +205,8 @@ def _picture(drawn: Drawn, prompt: str, request_id: str | None) -> Picture:
             data = base64.b64decode(drawn.base64, validate=True)
         except (binascii.Error, ValueError):
             data = b""
-        for magic, mime in _MAGIC:
-            if magic.match(data):
-                return Picture(data, mime, prompt, request_id, drawn.revised_prompt)
+        if (mime := media_type_of(data)) is not None:
+            return Picture(data, mime, prompt, request_id, drawn.revised_prompt)
         why = "is no PNG, JPEG, WebP or GIF"
     raise InvalidAnswerError(
         f"the picture that came {why}, and is not shown",

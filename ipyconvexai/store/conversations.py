@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from ipyconvexai.attachments import ATTACHED_TOKENS, prompts
 from ipyconvexai.errors import InputError
 from ipyconvexai.ids import new_id
 from ipyconvexai.settings import redact
@@ -74,18 +75,20 @@ def begin_conversation(
     return conversation
 
 
-def newest_messages(ledger: Ledger, conversation: str, count: int = NEWEST) -> list[dict[str, str]]:
-    """The newest `count` messages, oldest first, as a provider wants them.
+def newest_messages(ledger: Ledger, conversation: str, count: int = NEWEST) -> list[dict[str, Any]]:
+    """The newest `count` messages, oldest first, as a provider wants them, with what was attached to them.
 
     ``ORDER BY id DESC LIMIT n`` would scan the table: Top-N disables the ART index (80 times slower at a million).
     """
     rows = ledger.store.read(
-        "SELECT unnest(max_by({role: role, content: content}, id, ?)) FROM messages"
+        "SELECT unnest(max_by({role: role, content: content, attachments: attachments}, id, ?)) FROM messages"
         " WHERE conversation_id = ? AND content <> '' AND role <> 'tool'"
         " AND status <> 'failed'",  # a reply that failed has a part at most
         [count, conversation],
     )
-    return [dict(row[0]) for row in reversed(rows)]
+    said = [row[0] for row in reversed(rows)]
+    contents = prompts([(one["content"], one["attachments"]) for one in said], ATTACHED_TOKENS, asked=False)
+    return [{"role": one["role"], "content": content} for one, content in zip(said, contents, strict=True)]
 
 
 def add_messages(ledger: Ledger, conversation: str, messages: list[tuple[str, str]], request_id: str | None) -> None:

@@ -5,10 +5,12 @@ Their SQL tables are made by the store's migrations; their rows of before this l
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from ipyconvexai.attachments import Attachment, Content, pack, prompt, prompts, unpack
 from ipyconvexai.store.ledger import document_id
 from ipyconvexai.tables.ids import Id, IdOf
 from ipyconvexai.tables.model import Index, Table
@@ -41,10 +43,35 @@ class Message(Table, name="messages"):
     error_message: str | None = None
     finish_reason: str | None = None
     session_id: Annotated[str, IdOf(None)] | None = None  # the process that writes it, while it is being written
-    attachments: str | None = None  # JSON: what goes along with it
+    attachments: str | None = None  # JSON: what goes along with it, as ``pack`` makes it
     tool_call: str | None = None  # JSON, of role tool: which tool, and its arguments
 
     by_conversation = Index("conversation_id")
+
+    @staticmethod
+    def pack(attachments: Iterable[Attachment | Mapping[str, Any]]) -> str | None:
+        """What ``attachments`` holds for these: {"kind", "name", "text"}, of a picture {"media_type", "data"}.
+
+        Raises:
+            InputError: one is none.
+        """
+        return pack(attachments)
+
+    @property
+    def attached(self) -> list[Attachment]:
+        return unpack(self.attachments)
+
+    def prompt(self) -> Content:
+        """What a provider is given: the content and what goes along with it."""
+        return prompt(self.content or "", self.attached)
+
+    @staticmethod
+    def prompts(messages: Iterable[Message], most: int, *, asked: bool = True) -> list[Content]:
+        """The same for a conversation, oldest first.
+
+        At most so many tokens of attachments, of the newest messages; but all of the last one's, where it is `asked`.
+        """
+        return prompts([(message.content or "", message.attachments) for message in messages], most, asked=asked)
 
 
 def _characters(fields: dict[str, Any]) -> int:

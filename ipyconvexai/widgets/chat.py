@@ -14,6 +14,7 @@ from ipyconvexai.application import App, app
 from ipyconvexai.errors import Error, InputError
 from ipyconvexai.functions.tools import tools_of
 from ipyconvexai.render import error_text, markdown_bundle, plain_text
+from ipyconvexai.widgets.composing import HEARD, Composer
 from ipyconvexai.widgets.talk import OPEN, Talk, Update
 
 __all__ = ["Chat", "chat"]
@@ -64,6 +65,7 @@ class Chat:
     def __init__(self, owner: App, title: str | None, *, suggestions: Sequence[str] = (), **options: Any) -> None:
         self._app = owner
         self._talk = Talk(owner, title, self._tell, **options)
+        self._composer = Composer(self._talk, lambda told: self._send(**told))
         self._suggestions = suggestions
         self._view: Any = None
         self._shown = 0  # outputs that have it
@@ -158,14 +160,13 @@ class Chat:
             match said:
                 case {"kind": "hello"}:
                     self._send("told", updates=self._talk.snapshot())
-                case {"kind": "send", "text": str(text)}:
-                    await self._talk.send(text)
+                    self._composer.tell_files()
+                case {"kind": str(kind)} if kind in HEARD:
+                    await self._composer.hear(said)
                 case {"kind": "stop"}:
                     await self._talk.stop()
                 case {"kind": "retry", "id": str(key)}:
                     await self._talk.retry(key)
-                case {"kind": "edit", "id": str(key), "text": str(text)}:
-                    await self._talk.edit(key, text)
                 case {"kind": "allow", "id": str(key), "always": bool(always)}:
                     await self._talk.allow(key, always=always)
                 case {"kind": "deny", "id": str(key)}:

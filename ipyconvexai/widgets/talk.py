@@ -6,7 +6,7 @@ comes out of ``render``.
 
 What is told, as JSON:
 
-    {"kind": "message", "id", "role", "status", "text"}                                of a person, as it was written
+    {"kind": "message", "id", "role", "status", "text", "attached"}                    of a person, as it was written
     {"kind": "message", "id", "role", "status", "keep", "blocks", "foot", "note",      of the model: HTML of its blocks
      "wait": {"why", "seconds"}}                                                       after the first `keep`
     {"kind": "message", "id", "role": "tool", "status",   a call: plain texts; whether its tool is in this process, and
@@ -27,11 +27,12 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ipyconvexai.application import App
+from ipyconvexai.attachments import Attachment, unpack
 from ipyconvexai.errors import Error
 from ipyconvexai.functions.changes import hub_of
 from ipyconvexai.functions.registry import define_built_in, registry
@@ -74,6 +75,10 @@ _TOTAL = """
 SELECT count(*), sum(coalesce(s.input_tokens, 0) + coalesce(s.output_tokens, 0)), sum(s.cost_usd), sum(s.duration_ms)
 FROM requests r JOIN responses s ON s.request_id = r.id WHERE r.conversation_id = ?::UUID
 """
+_ATTACHED = """
+SELECT id::VARCHAR, attachments->>'$[*].name', attachments->>'$[*].kind', attachments->>'$[*].tokens'
+FROM messages WHERE id IN (SELECT unnest(?::UUID[])) AND json_valid(attachments)
+"""
 _CONTENT = "SELECT id::VARCHAR, content FROM messages WHERE id IN (SELECT unnest(?::UUID[]))"
 _PIECES = """
 SELECT message_id::VARCHAR, string_agg(text, '' ORDER BY start) FROM message_deltas
@@ -97,6 +102,7 @@ class _Message:
     call: dict[str, Any] = field(default_factory=dict)  # of a tool
     here: bool = False  # whether that is in this process
     is_last: bool = False
+    attached: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, row: tuple[Any, ...], text: str | None, draft: Draft | None) -> bool:
         """Whether there is anything new in its row, its text in the ledger, or what this process writes of it."""
@@ -117,10 +123,15 @@ class _Message:
         self.text, self.wait, self.status = text, wait, "streaming"
         return True
 
+    @property
+    def attached_names(self) -> str:
+        names = ", ".join(one["name"] for one in self.attached)
+        return f"\n\nAttached: {names}" if names else ""
+
     def update(self, *, whole: bool = False) -> Update:
         told: Update = {"kind": "message", "id": self.id, "role": self.role, "status": self.status}
         if self.role == "user":
-            return told | {"text": plain_text(self.text)}
+            return told | {"text": plain_text(self.text), "attached": self.attached}
         if self.role == "tool":
             return told | self._call_told()
         kept = self.blocks.show(self.text)
@@ -143,7 +154,7 @@ class _Message:
     def said(self) -> str:
         """As markdown, which is not safe yet."""
         if self.role != "tool":
-            return self.text.strip()
+            return self.text.strip() + self.attached_names
         call = f"{self.call.get('name', '')}\n{as_json(self.call.get('arguments', ''))}"
         state = "" if self.status == "done" else STATES.get(self.status, self.status)
         return "\n\n".join(filter(None, [fenced(call), state, fenced(_cut(self.text)) if self.text else ""]))
@@ -172,6 +183,7 @@ class Talk:
         self.id: str | None = None
         self._messages: dict[str, _Message] = {}
         self._drafts: dict[str, Draft] = {}  # what this process writes
+        self._attached: dict[str, list[dict[str, Any]]] = {}  # names, kinds and tokens
         self._drawing: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
         self._change = asyncio.Event()
@@ -223,20 +235,41 @@ class Talk:
             self._later(self._following.cancel)
 
     # ------------------------------------------------------------------------------------------ what people do
-    async def send(self, text: str) -> None:
+    async def send(self, text: str, attachments: Sequence[Attachment] = ()) -> None:
         """
         Raises:
             EmptyPromptError: there is nothing to send.
         """
         check_prompt(text)
         await self._begin()
-        await self._run("ai.send_message", conversation_id=self.id, content=text)
+        given = [asdict(one) for one in attachments]
+        await self._run("ai.send_message", conversation_id=self.id, content=text, attachments=given)
 
     async def retry(self, message_id: str) -> None:
         await self._run("ai.retry_response", message_id=message_id)
 
-    async def edit(self, message_id: str, text: str) -> None:
-        await self._run("ai.edit_message", message_id=message_id, content=text)
+    async def edit(self, message_id: str, text: str, attachments: Sequence[Attachment] | None = None) -> None:
+        """`attachments`: None: those it has."""
+        given = None if attachments is None else [asdict(one) for one in attachments]
+        await self._run("ai.edit_message", message_id=message_id, content=text, attachments=given)
+
+    async def attached(self, message_id: str) -> list[Attachment]:
+        """What goes along with a message."""
+        sql = "SELECT attachments FROM messages WHERE id = ?::UUID AND conversation_id = ?::UUID"
+        rows = await asyncio.to_thread(self._app.store.read, sql, [message_id, self.id])
+        return unpack(rows[0][0]) if rows else []
+
+    async def earlier(self, tokens: int, message_id: str | None = None) -> list[dict[str, Any]]:
+        """What the model is given before a new message to which so many tokens are attached, or before this one."""
+        if self.id is None:
+            system = self._settings[1]
+            return [{"role": "system", "content": system}] if system else []
+        found: list[dict[str, Any]]
+        if message_id is not None:
+            found = await self._run("ai.load_prompt", message_id=message_id)
+        else:
+            found = await self._run("ai.load_earlier", conversation_id=self.id, attached=tokens)
+        return found
 
     async def allow(self, message_id: str, *, always: bool = False) -> None:
         """Let a call run; `always`: and those of its tool that come, in this conversation and process."""
@@ -388,6 +421,7 @@ class Talk:
         settled = [row[0] for row in rows if row[3] is not None and known.get(row[0]) != row]
         coming = [row[0] for row in rows if row[3] is None and row[0] not in self._drafts]
         texts = await asyncio.to_thread(self._texts, settled, coming)
+        self._attached |= await asyncio.to_thread(self._attachments, settled)
         updates = self._renamed(own) + self._taken(rows, texts)
         if settled or not known:
             self._total, before = await asyncio.to_thread(self._sum), self._total
@@ -409,7 +443,10 @@ class Talk:
 
     def _taken(self, rows: list[tuple[Any, ...]], texts: dict[str, str]) -> list[Update]:
         before = list(self._messages)
-        self._messages = {row[0]: self._messages.get(row[0]) or _Message(row[0]) for row in _in_order(rows)}
+        for row in rows:
+            if row[0] not in self._messages:
+                self._messages[row[0]] = _Message(row[0], attached=self._attached.get(row[0], []))
+        self._messages = {row[0]: self._messages[row[0]] for row in _in_order(rows)}
         over = {row[0] for row in rows if row[2] not in OPEN}
         self._drafts = {key: draft for key, draft in self._drafts.items() if key not in over}
         last = next(reversed(self._messages), None)
@@ -439,6 +476,17 @@ class Talk:
         """Blocking."""
         calls, tokens, cost, took = self._app.store.read(_TOTAL, [self.id])[0]
         return f"{calls} call{'s' if calls > 1 else ''}: {_facts(tokens, cost, took)}" if calls else ""
+
+    def _attachments(self, settled: list[str]) -> dict[str, list[dict[str, Any]]]:
+        """Blocking."""
+        rows = self._app.store.read(_ATTACHED, [settled]) if settled else []
+        return {
+            key: [
+                {"name": plain_text(name), "kind": kind, "tokens": int(tokens)}
+                for name, kind, tokens in zip(*told, strict=True)
+            ]
+            for key, *told in rows
+        }
 
     def _texts(self, settled: list[str], coming: list[str]) -> dict[str, str]:
         """Blocking."""

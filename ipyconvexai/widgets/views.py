@@ -32,17 +32,28 @@ class View(anywidget.AnyWidget):
     state = traitlets.Dict().tag(sync=True)
 
     def __init__(self, state: Said, heard: Callable[[Said], None]) -> None:
-        """`heard` is given what the page says, in whatever thread hears it: hand over and return."""
+        """`heard` is given what the page says, in whatever thread hears it: hand over and return.
+
+        What the page says with `bytes` true comes with them, as `buffers`.
+        """
         super().__init__(state=state)
         ear = Ear(self.comm, _said, heard)
-        self.on_msg(lambda _widget, said, _buffers: ear.in_turn(said))
+
+        def in_turn(_widget: Any, said: Any, buffers: list[Any]) -> None:
+            if isinstance(said, dict) and said.get("bytes"):
+                heard({**said, "buffers": buffers})
+            else:
+                ear.in_turn(said)
+
+        self.on_msg(in_turn)
 
 
 def _said(data: dict[str, Any]) -> Said | None:
+    """What may be heard early: not what comes with bytes, which are not there yet."""
     said = data.get("content") if data.get("method") == "custom" else None
-    return said if isinstance(said, dict) else None
+    return said if isinstance(said, dict) and not said.get("bytes") else None
 
 
 class ChatView(View):
-    _esm = asset("tools.js", "settings.js", "chat.js")
-    _css = asset("tools.css", "chat.css")
+    _esm = asset("tools.js", "context.js", "settings.js", "chat.js")
+    _css = asset("chat.css", "tools.css", "context.css")

@@ -17,8 +17,9 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import ipyconvexai as ai
 from ipyconvexai import errors
-from ipyconvexai.notebook import fixing, session, tracebacks
-from ipyconvexai.notebook.tracebacks import Errors, Failure
+from ipyconvexai.context import tracebacks
+from ipyconvexai.context.tracebacks import Errors, Failure
+from ipyconvexai.notebook import fixing, session
 from ipyconvexai.testing import Fault
 from tests.magics.conftest import KEY, Run, Scripted
 

@@ -16,6 +16,7 @@ PACKAGE = Path(ipyconvexai.__file__).parent
 
 # A room's floor; a room is a folder or a module of the package's top level. Rooms of floor 0 are one room, the ground.
 FLOORS = {
+    "attachments": 0,
     "errors": 0,
     "deadlines": 0,
     "guard": 0,
@@ -70,6 +71,7 @@ DOORS = {
     "nh3": {"render"},
     "markdown_it": {"render"},
     "pygments": {"render"},
+    "pypdf": {"context"},
     "IPython": {
         "cells",
         "hearing",

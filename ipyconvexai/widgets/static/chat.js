@@ -18,7 +18,8 @@ class Message {
     fork.title = "Go on from here in a copy of the conversation";
     if (told.role === "user") {
       this.body.textContent = told.text;
-      this.foot.replaceChildren(button("Edit", "ai-edit", () => this.say({ kind: "editing", message: this })), fork);
+      this.attached = told.attached;
+      this.foot.replaceChildren(...attachedTo(told), button("Edit", "ai-edit", () => this.say({ kind: "editing", message: this })), fork);
       return;
     }
     while (this.body.children.length > told.keep) this.body.lastElementChild.remove();
@@ -70,7 +71,7 @@ function render({ model, el }) {
   const banner = make("div", { className: "ai-banner", role: "alert", hidden: true }, failed, again, button("Dismiss", "ai-dismiss", () => (banner.hidden = true)));
   const suggestions = make(
     "div", { className: "ai-suggestions", role: "group", "aria-label": "Suggestions", hidden: !state.suggestions?.length },
-    ...(state.suggestions ?? []).map((text) => button(text, "ai-suggestion", () => say({ kind: "send", text }))),
+    ...(state.suggestions ?? []).map((text) => button(text, "ai-suggestion", () => { input.value = text; submit(); })),
   );
   const settings = new Settings(say);
   const input = make("textarea", { rows: 1, placeholder: "Ask something", "aria-label": "Message" });
@@ -102,9 +103,12 @@ function render({ model, el }) {
     settings.element, menu, log, suggestions, make("div", { className: "ai-row" }, status, total), banner, form,
     make("p", { className: "ai-deaf", hidden: state.busy, textContent: "This kernel hears nothing while a cell runs; ipykernel 7 does." }),
   );
+  const context = new Context({ model, root, input, title: state.title, fail, changed: grow, sent: () => edit(null) });
+  form.prepend(...context.buttons);
+  form.before(...context.above);
   let editing = null; // the message that what is sent stands in place of
 
-  let last = null; // what was said last, for another try
+  let last = null; // what was said last, for another try; what was sent stands in the field still
   function say(said) {
     banner.hidden = true;
     if (said.kind === "editing") return edit(said.message);
@@ -114,7 +118,7 @@ function render({ model, el }) {
 
   function edit(message) {
     editing = message;
-    input.value = message ? message.body.textContent : "";
+    context.edit(message?.id, message?.body.textContent, message?.attached);
     send.textContent = message ? "Send changed" : "Send";
     grow();
     input.focus();
@@ -156,6 +160,7 @@ function render({ model, el }) {
 
   function told(updates) {
     for (const update of updates) {
+      context.follow(update);
       if (update.kind === "message") {
         let message = messages.get(update.id);
         if (!message) {
@@ -213,6 +218,7 @@ function render({ model, el }) {
   // Messages may come faster than the page is drawn: what has come by then is drawn at once.
   let waiting = [];
   function hear(message) {
+    if (context.hear(message)) return;
     if (message.kind === "error") {
       fail(message.text, message.again);
     } else if (message.kind === "models") {
@@ -232,10 +238,9 @@ function render({ model, el }) {
   }
 
   function submit() {
-    const text = input.value;
-    if (!text.trim()) return;
-    say(editing ? { kind: "edit", id: editing.id, text } : { kind: "send", text });
-    edit(null);
+    banner.hidden = true;
+    last = null;
+    context.send(editing ? { kind: "edit", id: editing.id } : { kind: "send" });
   }
 
   function grow() {
@@ -279,6 +284,7 @@ function render({ model, el }) {
   return () => {
     outputs.disconnect();
     room.disconnect();
+    context.keep();
     model.off("msg:custom", hear);
   };
 }

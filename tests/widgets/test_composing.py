@@ -39,7 +39,7 @@ class Panel:
 
     def __init__(self, app: ai.App, title: str = "Bridges", system: str | None = None) -> None:
         self.app = app
-        self.chat = Chat(app, title, system)
+        self.chat = Chat(app, title, system=system)
         self.view = self.chat._view = View()
         self.chat._open()
 
@@ -93,7 +93,7 @@ def test_variables_and_files_go_along(panel: Panel, endpoint: Endpoint):
     assert "The bridge is long." in sent(endpoint)
     told = [one for each in panel.view.of("told") for one in each["updates"] if one.get("role") == "user"]
     assert [(one["name"], one["kind"]) for one in told[-1]["attached"]] == [("df", "frame"), ("<b>notes.txt", "file")]
-    assert "Attached: df, &lt;b>notes.txt" in panel.chat._transcript()["text/markdown"]
+    assert "Attached: df, <b>notes.txt" in panel.chat._talk.transcript()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_nobody_looks_at_the_attachments_of_other_conversations(panel: Panel, ap
     panel.say("send", text="Hi", files=["a.txt"])
     other = Panel(app, "Other")
     other.say("send", text="Hello", files=[])
-    assert app.run(other.chat._talk.attached(panel.messages()[0]._id)) == []
+    assert app.run(other.chat._talk.attached(str(panel.messages()[0]._id))) == []
     other.chat.close()
 
 

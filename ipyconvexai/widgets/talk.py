@@ -43,6 +43,7 @@ Update = dict[str, Any]
 
 DRAW_EVERY = 0.05  # seconds between two tellings of a message that grows, at least
 SHARE = 3  # drawing takes at most a part in so many of the time, however long the last block is
+LONGEST = 100_000  # characters of a message in the transcript
 OPEN = ("pending", "streaming")
 
 _MESSAGES = """
@@ -247,7 +248,7 @@ class Talk:
         """All of it as markdown, which is not safe yet."""
         names = {"user": "You", "assistant": "Assistant"}
         said = [
-            f"**{names.get(message.role, message.role)}:**\n\n{message.text.strip()}{message.attached_names}"
+            f"**{names.get(message.role, message.role)}:**\n\n{_beginning(message.text)}{message.attached_names}"
             for message in self._messages.values()
             if message.text.strip()
         ]
@@ -361,6 +362,12 @@ class Talk:
                 return
             self._tell(updates)
             await asyncio.sleep(max(DRAW_EVERY, SHARE * (time.perf_counter() - begun)))
+
+
+def _beginning(text: str) -> str:
+    """A notebook keeps no more of a message, and Jupyter lets no more than 1 MB through in a second."""
+    left = len(text) - LONGEST
+    return text.strip() if left <= 0 else f"{text[:LONGEST].strip()}\n\n… and {left:,} characters more in the ledger"
 
 
 def _foot(row: tuple[Any, ...]) -> str:

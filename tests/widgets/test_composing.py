@@ -200,7 +200,7 @@ def test_nobody_looks_at_the_attachments_of_other_conversations(panel: Panel, ap
     panel.say("send", text="Hi", files=["a.txt"])
     other = Panel(app, "Other")
     other.say("send", text="Hello", files=[])
-    assert app.run(other.chat._talk.attached(panel.messages()[0]._id)) == []
+    assert app.run(other.chat._talk.attached(str(panel.messages()[0]._id))) == []
     other.chat.close()
 
 

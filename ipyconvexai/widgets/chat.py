@@ -21,6 +21,7 @@ __all__ = ["Chat", "chat"]
 
 
 CLOSED = "The ledger was closed: run the cell again."
+FLOW = 250_000  # characters of transcripts that are written in a second
 NOT_CONNECTED = "Not connected: run the cell again to go on with this conversation."
 
 
@@ -141,12 +142,17 @@ class Chat:
                 self._writing = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
-        """Bring the transcripts up to date. A long one takes a tenth of a second: not on the loop."""
+        """Bring the transcripts up to date.
+
+        A long one takes a tenth of a second: not on the loop. And of more than 1 MB a second Jupyter's server lets
+        nothing through any more (its iopub_data_rate_limit): what comes in a while is written as one.
+        """
         while self._stale:
             self._stale = False
             transcript = await asyncio.to_thread(markdown_bundle, self._talk.transcript(), note=NOT_CONNECTED)
             for shown in self._transcripts:
                 shown.update(transcript, raw=True)
+            await asyncio.sleep(sum(map(len, transcript.values())) * len(self._transcripts) / FLOW)
 
     def _heard(self, said: dict[str, Any]) -> None:
         """In whatever thread hears the page."""

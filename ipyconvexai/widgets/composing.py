@@ -42,7 +42,7 @@ class Composer:
     def __init__(self, talk: Talk, tell: Callable[[Said], None]) -> None:
         self._talk = talk
         self._tell = tell
-        self._files: dict[str, Attachment] = {}
+        self._files: dict[str, Attachment | None] = {}  # in the order in which they came; None: it is being read
         self._sending: dict[str, bool] = {}  # tokens, and whether the message is in the conversation
 
     async def hear(self, said: Said) -> None:
@@ -82,14 +82,20 @@ class Composer:
             case {"kind": "file", "name": str(name), "buffers": [data, *_]}:
                 if len(self._files) >= MOST_FILES:
                     raise InputError(f"{MOST_FILES} files are attached already", cure="Send these first.")
-                self._files[token] = await asyncio.to_thread(attach_file, name, bytes(data))
+                self._files[token] = None
+                try:
+                    self._files[token] = await asyncio.to_thread(attach_file, name, bytes(data))
+                finally:
+                    if self._files.get(token) is None:
+                        self._files.pop(token, None)
                 self.tell_files()
             case {"kind": "unfile"}:
                 self._files.pop(token, None)
                 self.tell_files()
 
     def tell_files(self) -> None:
-        self._tell({"kind": "files", "files": [{"id": key, **about(one)} for key, one in self._files.items()]})
+        files = [{"id": key, **about(one)} for key, one in self._files.items() if one is not None]
+        self._tell({"kind": "files", "files": files})
 
     def _sent(self, said: Said, token: str) -> None:
         for key in _texts(said.get("files")):

@@ -52,6 +52,7 @@ Update = dict[str, Any]
 
 DRAW_EVERY = 0.05  # seconds between two tellings of a message that grows, at least
 SHARE = 3  # drawing takes at most a part in so many of the time, however long the last block is
+LONGEST = 100_000  # characters of a message in the transcript
 OPEN = ("pending", "streaming")
 STATES = {  # of a call
     "waiting": "asks to be run",
@@ -61,7 +62,7 @@ STATES = {  # of a call
     "failed": "failed",
     "canceled": "was stopped",
 }
-LONGEST = 20_000  # characters of a call's arguments or result that are shown
+LONGEST_CALL = 20_000  # characters of a call's arguments or result that are shown
 
 _MESSAGES = """
 SELECT m.id::VARCHAR, m.role, m.status, length(m.content), m.error_code, m.error_message, m.finish_reason,
@@ -154,7 +155,7 @@ class _Message:
     def said(self) -> str:
         """As markdown, which is not safe yet."""
         if self.role != "tool":
-            return self.text.strip() + self.attached_names
+            return _beginning(self.text) + self.attached_names
         call = f"{self.call.get('name', '')}\n{as_json(self.call.get('arguments', ''))}"
         state = "" if self.status == "done" else STATES.get(self.status, self.status)
         return "\n\n".join(filter(None, [fenced(call), state, fenced(_cut(self.text)) if self.text else ""]))
@@ -514,6 +515,12 @@ class Talk:
             await asyncio.sleep(max(DRAW_EVERY, SHARE * (time.perf_counter() - begun)))
 
 
+def _beginning(text: str) -> str:
+    """A notebook keeps no more of a message, and Jupyter lets no more than 1 MB through in a second."""
+    left = len(text) - LONGEST
+    return text.strip() if left <= 0 else f"{text[:LONGEST].strip()}\n\n… and {left:,} characters more in the ledger"
+
+
 def _foot(row: tuple[Any, ...]) -> str:
     """What it took, in words."""
     finish, model, read, written, cost, took = row[6:12]
@@ -557,7 +564,8 @@ def _call_note(message: _Message) -> dict[str, Any] | None:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n… {len(text) - LONGEST:,} characters more"
+    left = len(text) - LONGEST_CALL
+    return text if left <= 0 else f"{text[:LONGEST_CALL]}\n… {left:,} characters more"
 
 
 def _in_order(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -154,7 +154,7 @@ def list_conversations(ctx: Any, search: str = "", limit: int = 50) -> list[dict
 
 def _copy(message: ai.Message, conversation_id: str, copies: dict[str | None, str]) -> ai.Message:
     """The same in another conversation. A call that is not over is over there: it runs once, where it was made."""
-    kept = ("role", "content", "status", "request_id", "error_code", "error_message", "tool_call")
+    kept = ("role", "content", "status", "request_id", "error_code", "error_message", "attachments", "tool_call")
     fields = {name: getattr(message, name) for name in kept}
     if message.role == "tool":
         call = call_of(message)

@@ -56,8 +56,12 @@ def document(ctx: Any, document_id: ai.Id[ai.Document]):
 def test_they_have_names_of_their_own_and_the_private_pieces_are_internal():
     access = {name: access for name, _, _, access, _ in listing() if name.startswith("ai.")}
     assert {name.removeprefix("ai.") for name, access in access.items() if access == "public"} == {
+        "allow_call",
         "cancel_response",
         "check_rate_limit",
+        "configure_conversation",
+        "continue_response",
+        "deny_call",
         "generate_text",
         "generate_with_chef",
         "generate_with_rate_limit",

@@ -29,6 +29,7 @@ __all__ = [
 
 ATTACHED_TOKENS = 24_000  # of what was attached to a conversation that go along with a question, at most
 IMAGE_TOKENS = 1000  # of a picture, about
+BYTES_PER_ROOM = 1000  # of a picture; 24 MB of them go along at most
 BYTES_PER_TOKEN = 4  # about; of a text in UTF-8
 MOST = 20  # attachments of one message
 KINDS = ("frame", "value", "cell", "file", "image")
@@ -61,6 +62,11 @@ class Attachment:
     def tokens(self) -> int:
         """About."""
         return IMAGE_TOKENS if self.kind == "image" else tokens_of(self.text)
+
+    @property
+    def room(self) -> int:
+        """What it takes of the tokens that earlier messages have: a large picture more, as a request has its limits."""
+        return max(self.tokens, len(self.data) // BYTES_PER_ROOM)
 
 
 def tokens_of(text: str) -> int:
@@ -151,7 +157,7 @@ def prompts(messages: Sequence[tuple[str, str | None]], most: int, *, asked: boo
         attachments = unpack(packed)
         kept: list[Attachment] = []
         for one in attachments:
-            left -= one.tokens
+            left -= one.room
             if left >= 0 or (asked and not made):
                 kept.append(one)
         made.append(prompt(content, kept, [one.name for one in attachments if one not in kept]))

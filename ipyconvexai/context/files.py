@@ -55,8 +55,6 @@ def attach_file(name: str, data: bytes) -> Attachment:
     if len(data) > LARGEST:
         cure = "Read it in a cell and attach the variable: @name."
         raise _refused(name, f"is too large ({len(data) / 1e6:.1f} MB of {LARGEST / 1e6:.0f})", cure)
-    if not data:
-        raise _refused(name, "is empty", "Choose another.")
     if (kind := media_type_of(data)) is not None:
         return Attachment("image", name, media_type=kind, data=base64.b64encode(data).decode("ascii"))
     if data.startswith(b"PAR1"):
@@ -77,7 +75,10 @@ def _refused(name: str, why: str, cure: str) -> InputError:
 
 
 def _file(name: str, text: str) -> Attachment:
-    return Attachment("file", name, shortened(redact(plain_text(text)), TOKENS))
+    clean = plain_text(text)
+    if not clean.strip():
+        raise _refused(name, "is empty", "Choose another.")
+    return Attachment("file", name, shortened(redact(clean), TOKENS))
 
 
 # -------------------------------------------------------------------------------------------------------- text
@@ -116,7 +117,7 @@ def _table(text: str) -> str | None:
             io.BytesIO(text.encode()),
             parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True),
         )
-    except pa.ArrowInvalid:
+    except pa.ArrowException:
         return None
     return frames.describe(table) if table.num_columns else None
 

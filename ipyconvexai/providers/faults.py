@@ -186,6 +186,13 @@ _CONTEXT_WORDS = re.compile(
 )
 # Who refuses a schema: OpenAI ("Invalid schema for response_format"), DeepSeek, Groq, llama.cpp ("JSON schema ...").
 _SCHEMA_WORDS = re.compile(r"response[_ ]format|json[_ ]?schema|structured[_ ]outputs?", re.IGNORECASE)
+# Who takes no pictures: OpenAI ("image_url is only supported by certain models"), Groq ("content must be a string"),
+# OpenRouter ("No endpoints found that support image input"), llama.cpp ("image input is not supported ... mmproj").
+_PICTURE_WORDS = re.compile(
+    r"image_url|image input|mmproj|vision|multimodal|images?\b.{0,40}\bsupport|support\w*\b.{0,40}\bimages?|"
+    r"content must be a string",
+    re.IGNORECASE | re.DOTALL,
+)
 _LONGEST = 2000  # characters of what a provider says
 
 
@@ -241,6 +248,9 @@ def _status_error(error: openai.APIStatusError, provider: str, model: str, key_v
         found = errors.ContextLengthError(
             said, cure=f"Shorten the prompt, or use a model with a larger context than {model}.", **common
         )
+    elif status in (400, 404, 415, 422, 500) and _PICTURE_WORDS.search(message) and _has_pictures(error):
+        cure = f"{model} takes no pictures here: use a model that does, or take the picture out."
+        found, code = errors.ProviderError(said, cure=cure, **common), "pictures_refused"
     elif code == "model_not_found" or (status == 404 and _names(message, model)):
         found = UnknownModel(said, cure=unknown_model(provider, model).cure, **common)
     elif status == 404:
@@ -256,6 +266,13 @@ def _status_error(error: openai.APIStatusError, provider: str, model: str, key_v
     if code:
         found.code = code
     return found
+
+
+def _has_pictures(error: openai.APIStatusError) -> bool:
+    try:
+        return b'"image_url"' in error.request.content
+    except Exception:  # a body that was a stream
+        return False
 
 
 def _names(message: str, model: str) -> bool:

@@ -539,6 +539,12 @@ def _facts(tokens: int | None, cost: float | None, took: float | None) -> str:
     return " · ".join(fact for fact in facts if fact)
 
 
+_CURES = {
+    "pictures_refused": "Use a model that takes pictures, or take the picture out: Edit.",
+    "context_length": "Take out some of what is attached: Edit; or use a model with a larger context.",
+}
+
+
 def _note(row: tuple[Any, ...]) -> dict[str, Any] | None:
     """Why it is not whole."""
     _, role, status, _, code, words, *_ = row
@@ -547,7 +553,8 @@ def _note(row: tuple[Any, ...]) -> dict[str, Any] | None:
     if status == "canceled":
         return {"text": "Stopped: this is what had come.", "error": False}
     if status == "failed":
-        return {"text": plain_text(words or code or "it failed"), "error": True}
+        cure = _CURES.get(code or "")
+        return {"text": plain_text("\n".join(filter(None, (words or code or "it failed", cure)))), "error": True}
     return None
 
 

@@ -52,7 +52,9 @@ def test_files_and_variables_go_along(notebook: Open, scripted: Scripted, guard:
     book.run(1)
     chat = panel(book, 1)
     drop(chat, HOSTILE, b"bridge,length\nTower,244\n")
-    drop(chat, "notes.txt", b"to be removed")
+    chat.locator("input[type=file]").set_input_files(
+        [{"name": "notes.txt", "mimeType": "text/plain", "buffer": b"to be removed"}]
+    )
     expect(along(chat)).to_contain_text([HOSTILE, "notes.txt"])
     chat.get_by_role("button", name="Remove notes.txt").click()
     expect(along(chat)).to_have_count(1)

@@ -155,10 +155,19 @@ def test_pictures_are_known_by_their_bytes():
     assert media_type_of(b"<svg xmlns='http://www.w3.org/2000/svg'/>") is None
 
 
-@given(st.text(max_size=20), st.binary(max_size=400))
-def test_any_bytes_are_read_or_refused(name: str, data: bytes):
+names = st.sampled_from(["a.txt", "a.csv", "a.ipynb", "a.pdf", "a.parquet"]) | st.text(max_size=20)
+beginnings = st.sampled_from(
+    [b"", b"a,b\n", b'{"cells": [', b"%PDF-1.7\n", b"PAR1", b"\xff\xfe", pdf("x")[:-40], PNG[:9]]
+)
+
+
+@given(
+    names, beginnings, st.binary(max_size=400) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "ignore"))
+)
+def test_any_bytes_are_read_or_refused(name: str, beginning: bytes, rest: bytes):
+    data = beginning + rest
     try:
         made = attach_file(name, data)
     except InputError:
         return
-    assert made.text or made.data or not data.strip()
+    assert made.text.strip() or made.data

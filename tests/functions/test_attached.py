@@ -49,6 +49,10 @@ def test_what_the_model_does_not_take_is_said(app: ai.App, endpoint: Endpoint, t
     endpoint.reply(Fault(400, message="this model does not support image input"))
     reply = ask(app, talk, "What is it?", PICTURE)
     assert "does not support image input" in row(app, reply)["error_message"]
+    assert row(app, reply)["error_code"] == "pictures_refused"
+    endpoint.reply(Fault(400, message="this model does not support image input"))
+    talk = str(ai.run("start_conversation", title="another"))
+    assert row(app, ask(app, talk, "Without any", NOTES))["error_code"] != "pictures_refused"
 
 
 def test_it_is_seen_from_a_cell_and_in_the_next_question(app: ai.App, endpoint: Endpoint, talk: str):

@@ -52,3 +52,37 @@ def test_running_its_cells_again_ends_a_panel(kernel: Any):
     again = kernel.run("one", cell_id="later")
     assert WIDGET in again.frames[0], "shown once more it goes on"
     assert kernel.value("one._talk._following.done()") == "False"
+
+
+BUSY = """
+import time
+ends = time.monotonic() + {seconds}
+while not any(talk._composer._files.values()) and time.monotonic() < ends:
+    time.sleep(0.02)
+print([one and one.text for one in talk._composer._files.values()])
+"""
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["subshell", "no subshell"])
+def test_a_file_comes_with_its_bytes_while_a_cell_is_busy(kernel: Any, beside: bool):
+    """A front end that knows no subshells waits for the cell; what it says early comes without its bytes."""
+    opened = kernel.run(f"talk = ai.chat('Files {beside}')\ntalk")
+    (widget,) = (one["comm_id"] for one in opened.of("comm_open") if "_esm" in one["data"]["state"])
+    subshell = kernel.subshell() if beside else None
+    request = kernel.begin(BUSY.format(seconds=10 if beside else 0.5))
+    kernel.until(request, "execute_input")
+    said = {"kind": "file", "token": "t", "name": "a.txt", "bytes": True}
+    kernel.say(widget, said, subshell, b"the bytes")
+    assert kernel.end(request).printed.strip() == ("['the bytes']" if beside else "[]")
+    text = "[one and one.text for one in talk._composer._files.values()]"
+    assert kernel.value(text, until="['the bytes']") == "['the bytes']"
+
+
+def test_a_cell_with_what_it_printed(kernel: Any):
+    """IPython keeps that in a kernel, too."""
+    kernel.run("print('said'); 6 * 7")
+    count = int(kernel.value("get_ipython().execution_count")) - 2  # that cell is one, too
+    kernel.run("from ipyconvexai.context.mentions import attach")
+    printed = kernel.run(f"print(attach(get_ipython(), '@cell:{count}')[0].text)").printed
+    assert "It printed:\n```\nsaid\n```" in printed
+    assert "Its output:\n```\n42\n```" in printed

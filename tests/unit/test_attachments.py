@@ -91,6 +91,12 @@ def test_of_earlier_messages_the_newest_attachments_are_kept():
     assert [len(text) > 3000 for text in prompts(said, 0, asked=False)] == [False, False, False]
 
 
+def test_large_pictures_take_more_room():
+    packed = pack([Attachment("image", "a.png", media_type="image/png", data="x" * 10_000_000)])
+    made = prompts([("?", packed)] * 4, 24_000, asked=False)
+    assert [isinstance(one, list) for one in made] == [False, False, True, True]
+
+
 @given(texts, st.integers(8, 200))
 def test_what_is_shortened_fits_and_says_so(text: str, tokens: int):
     short = shortened(text, tokens)

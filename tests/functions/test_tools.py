@@ -12,7 +12,7 @@ import pytest
 
 import ipyconvexai as ai
 from ipyconvexai import errors
-from ipyconvexai.functions.tools import as_text, tools_of
+from ipyconvexai.functions.tools import as_text, for_people, tools_of
 from ipyconvexai.store.link import KeeperStore
 from ipyconvexai.testing import Answer, Endpoint, Received, ToolCall
 from tests.functions.talking import mutate_as, shown
@@ -56,6 +56,10 @@ class Talk:
         except BaseException as error:
             error.add_note(str([(m.role, m.status, m.content, m.error_message) for m in shown(self.id)]))
             raise
+
+
+def wait_until_done(conversation: str) -> None:
+    wait_for(lambda: shown(conversation)[-1].status == "done", "the last answer")
 
 
 ASKED = ("user done", "assistant done", "tool waiting")
@@ -254,7 +258,7 @@ def test_retry_edit_and_fork(app: ai.App, endpoint: Endpoint):
         fork = ai.run("fork_conversation", message_id=found[until]._id)
         assert [message.role for message in shown(fork)] == roles.split()
         ai.run("send_message", conversation_id=fork, content="More?")
-        wait_for(lambda fork=fork: shown(fork)[-1].status == "done", "an answer without tools")
+        wait_until_done(fork)
         given = [message["role"] for message in sent(endpoint)]
         assert given == [*(roles.split() if until > 1 else ["user"]), "user"]
         if until > 1:
@@ -403,6 +407,18 @@ def test_a_cell_that_goes_on_with_it_sends_no_calls(app: ai.App, endpoint: Endpo
 
 
 # ---------------------------------------------------------------------------------------------- what can be one
+def test_arguments_as_people_read_them():
+    """A value cannot pass for another argument."""
+    assert (
+        for_people('{"a": "x\\",\\n  \\"safe\\": true", "b": 1}')
+        == '{\n  "a": "x\\",\\n  \\"safe\\": true",\n  "b": 1\n}'
+    )
+    assert for_people('{"sql": "SELECT 1"}') == '{\n  "sql": "SELECT 1"\n}'
+    long = "SELECT 1\n" * 20
+    assert for_people(json.dumps({"sql": long})) == f'"sql":\n{long}'
+    assert for_people("{broken") == "{broken"
+
+
 def test_hints_become_a_schema():
     def find(text: Annotated[str, "what"], most: int = 5, *, exact: bool = False, **more: float) -> None:
         """Finds.

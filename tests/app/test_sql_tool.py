@@ -132,9 +132,7 @@ SALES_OF_PYTHON = SALES
 
 
 @pytest.mark.parametrize("attack", [*ATTACKS, "", "-- nothing"])
-def test_nothing_else_is_reached(
-    sales: Tool, endpoint: Endpoint, file: Path, monkeypatch: pytest.MonkeyPatch, attack: str
-):
+def test_nothing_else_is_reached(sales: Tool, endpoint: Endpoint, file: Path, attack: str):
     port = endpoint.url.split(":")[2].split("/")[0]
     ledger = os.environ["IPYCONVEXAI_DB"]
     with pytest.raises(errors.QueryError) as refused:
@@ -142,7 +140,6 @@ def test_nothing_else_is_reached(
     assert SECRET not in str(refused.value)
     assert [path.name for path in file.parent.iterdir()] == ["secret.csv"], "nothing was written"
     assert endpoint.count == 0
-    assert ask(sales, "SELECT sum(amount) AS s FROM sales") == "s\n35\n(1 row)"
 
 
 def test_its_process_has_no_environment(sales: Tool, monkeypatch: pytest.MonkeyPatch):
@@ -173,7 +170,8 @@ def test_what_is_no_frame_is_refused(frames: dict[str, Any]):
 
 def test_hostile_names_of_columns_and_tables():
     odd = pd.DataFrame({'a"; DROP TABLE x; --': [1], "\n\x1b[31m": ["</script>"]})
-    made = ai.sql_tool(**{'t"; --': odd})
+    frames: dict[str, Any] = {'t"; --': odd}
+    made = ai.sql_tool(**frames)
     assert ask(made, 'SELECT count(*) AS n FROM "t""; --"') == "n\n1\n(1 row)"
 
 

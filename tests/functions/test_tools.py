@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import threading
 from typing import Annotated, Any
 
@@ -355,6 +358,51 @@ def test_another_process_cannot_take_what_needs_its_tools(app: ai.App, endpoint:
     assert endpoint.count == 1
     talk.until(*ASKED)  # what waits for a person waits on
     assert reply
+
+
+KILLED = """
+import os, signal, sys
+import ipyconvexai as ai
+from ipyconvexai.functions.tools import tools_of
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+with ai.connect(sys.argv[1], model="openai:gpt-4o-mini") as app:
+    app.functions.give_tools(sys.argv[2], tools_of([ai.tool(die, safe=True)]))
+    ai.run("send_message", conversation_id=sys.argv[2], content="Go")
+    signal.pause()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_process_that_is_killed_while_a_tool_runs(app: ai.App, endpoint: Endpoint):
+    """The call is over, is not run again, and one can go on."""
+    talk = str(ai.run("start_conversation", title="killed"))
+    endpoint.reply([Answer(tool_calls=[call("die", "{}")]), Answer("Let us go on.")])
+    killed = subprocess.run([sys.executable, "-c", KILLED, app.store.path, talk], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    wait_for(lambda: shown(talk)[-1].status == "failed", "the keeper to notice")
+    assert [message.status for message in shown(talk)] == ["done", "done", "failed"]
+    assert endpoint.count == 1
+    ai.run("continue_response", message_id=shown(talk)[-1]._id)
+    wait_until_done(talk)
+    assert sent(endpoint)[-1]["content"] == "Error: the process that ran it ended"
+
+
+def test_an_app_that_is_closed_while_a_tool_runs_closes(app: ai.App, endpoint: Endpoint):
+    begun, forever = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        forever.wait()
+
+    talk = Talk(app, [ai.tool(hang, safe=True)])
+    endpoint.reply(Answer(tool_calls=[call("hang", "{}")]))
+    talk.say()
+    assert begun.wait(10)
+    app.close()
+    forever.set()
+    with ai.connect(app.store.path):
+        wait_for(lambda: shown(talk.id)[-1].status == "failed", "what it ran to be given up")
 
 
 def test_without_its_tool_it_can_be_skipped_only(app: ai.App, endpoint: Endpoint):

@@ -290,9 +290,11 @@ def test_who_says_more_while_it_runs_is_answered_once_with_its_result(app: ai.Ap
     talk.say("one")
     assert begun.wait(10)
     talk.say("two")
+    assert app.run(app.functions._run_built_in("ai.generate_response", {"conversation_id": talk.id})) == "", "not yet"
     go.set()
     wait_for(lambda: talk.rows()[-1] == ("assistant", "done", "Both."), "an answer")
     assert [message["role"] for message in sent(endpoint)] == ["user", "assistant", "tool", "user"]
+    assert sent(endpoint)[2]["content"] == "slow result"
     assert endpoint.count == 2
 
 

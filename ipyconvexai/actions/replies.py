@@ -99,8 +99,8 @@ def save_response(
     """Save a whole reply with the calls that it wants, and have the next one begun, in one transaction.
 
     `content` may be empty: the model called a tool, or refused. `finish_reason` is "length" where it was cut.
-    `tool_calls`: ``id``, ``name`` and ``arguments`` (JSON) of each; where this process has tools for the conversation
-    they are run, those that are not safe when they were allowed.
+    `tool_calls`: ``id``, ``name`` and ``arguments`` (JSON) of each. Where this process has tools for the conversation
+    they become messages: those that are safe run at once, others ask first.
     """
     reply = ctx.db.get(ai.Message, message_id)
     status = "canceled" if reply.status == "canceled" else "done"

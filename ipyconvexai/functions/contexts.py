@@ -70,6 +70,7 @@ _ELSEWHERE = {
     "model": "an action",
     "generate": "an action",
     "stream": "an action",
+    "call_tool": "an action",
     "post": "an action",
     "send_email": "an action",
 }

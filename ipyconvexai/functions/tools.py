@@ -23,11 +23,12 @@ from ipyconvexai.functions.registry import Function, Kind, of
 from ipyconvexai.functions.validation import Arguments, Result
 from ipyconvexai.settings import redact
 
-__all__ = ["NO_TOOLS", "Tool", "Toolset", "as_json", "as_text", "error_of", "tool", "tools_of"]
+__all__ = ["NO_TOOLS", "Tool", "Toolset", "as_text", "error_of", "for_people", "tool", "tools_of"]
 
 TIMEOUT = 60.0  # seconds of a plain function
 RESULT_TOKENS = 4000  # of a result that the model is told
 CHARACTERS = 4  # taken for one token
+LONG_TEXT = 80  # characters of JSON, from which on an only argument is shown as text
 LONGEST_ERROR = 2000  # characters
 LONGEST_ARGUMENTS = 100_000  # characters
 LONGEST_DESCRIPTION = 1024  # characters that providers take
@@ -272,9 +273,18 @@ def _said(error: BaseException) -> str:
         return "(it does not say why)"
 
 
-def as_json(arguments: str) -> str:
-    """Arguments as people read them; as they came where they are no JSON."""
+def for_people(arguments: str) -> str:
+    """Arguments as people read them before they allow a call; as they came where they are no JSON.
+
+    JSON, in which no value can pass for another argument; where a long text is the only one, there is none: as it is.
+    """
     try:
-        return json.dumps(json.loads(arguments), indent=2, ensure_ascii=False)
+        values = json.loads(arguments)
+        text = json.dumps(values, indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         return arguments
+    if isinstance(values, dict) and len(values) == 1 and len(text) > LONG_TEXT:
+        ((name, value),) = values.items()
+        if isinstance(value, str):
+            return f"{json.dumps(name, ensure_ascii=False)}:\n{value}"
+    return text

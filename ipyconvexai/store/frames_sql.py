@@ -75,6 +75,8 @@ def ask_frames(
     finally:
         process.kill()
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _write(pipe: Any, parts: list[bytes]) -> None:

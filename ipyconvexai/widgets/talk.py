@@ -37,7 +37,7 @@ from ipyconvexai.errors import Error
 from ipyconvexai.functions.changes import hub_of
 from ipyconvexai.functions.registry import define_built_in, registry
 from ipyconvexai.functions.streaming import Draft, listen
-from ipyconvexai.functions.tools import Tool, as_json
+from ipyconvexai.functions.tools import Tool, for_people
 from ipyconvexai.generation import check_prompt
 from ipyconvexai.ids import new_id
 from ipyconvexai.providers.choice import choose, usable_models
@@ -144,7 +144,7 @@ class _Message:
         return told | {"keep": keep, "blocks": self.blocks.html[keep:], **facts}
 
     def _call_told(self) -> Update:
-        texts = {"name": self.call.get("name", ""), "arguments": as_json(self.call.get("arguments", ""))}
+        texts = {"name": self.call.get("name", ""), "arguments": for_people(self.call.get("arguments", ""))}
         shown = {key: plain_text(_cut(text)) for key, text in texts.items()}
         denied = self.status == "canceled" and self.row[4] == "denied"
         state = "was not allowed" if denied else STATES.get(self.status, self.status)
@@ -156,7 +156,7 @@ class _Message:
         """As markdown, which is not safe yet."""
         if self.role != "tool":
             return _beginning(self.text) + self.attached_names
-        call = f"{self.call.get('name', '')}\n{as_json(self.call.get('arguments', ''))}"
+        call = f"{self.call.get('name', '')}\n{for_people(self.call.get('arguments', ''))}"
         state = "" if self.status == "done" else STATES.get(self.status, self.status)
         return "\n\n".join(filter(None, [fenced(call), state, fenced(_cut(self.text)) if self.text else ""]))
 

@@ -1,0 +1,187 @@
+"""A model's SQL over the user's frames: what it can ask, and what it cannot reach."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+import ipyconvexai as ai
+from ipyconvexai import errors
+from ipyconvexai.functions.tools import Tool, tools_of
+from ipyconvexai.store.frames_sql import ask_frames
+from ipyconvexai.testing import Answer, Endpoint, ToolCall
+from tests.functions.talking import shown
+from tests.store.helpers import wait_for
+
+SALES = pd.DataFrame({"region": ["north", "south", "north"], "amount": [10, 20, 5]})
+SECRET = "sk-test-0123456789abcdef"
+
+
+def ask(tool: Tool, sql: str) -> str:
+    return str(tool.function.handler(None, **tool.values(json.dumps({"sql": sql}))))
+
+
+@pytest.fixture(scope="module")
+def sales() -> Tool:
+    return ai.sql_tool(sales=SALES, many=pa.table({"n": list(range(100_000))}))
+
+
+def test_questions_are_answered(sales: Tool):
+    assert ask(sales, "SELECT region, sum(amount) AS total FROM sales GROUP BY ALL ORDER BY total") == (
+        "region,total\nnorth,15\nsouth,20\n(2 rows)"
+    )
+    assert ask(sales, "WITH x AS (FROM sales) SELECT count(*) AS n FROM x;") == "n\n3\n(1 row)"
+    assert "amount,BIGINT" in ask(sales, "DESCRIBE sales")
+    assert "amount" in ask(sales, "SUMMARIZE sales")
+    assert ask(sales, "SELECT NULL AS a, 'x,y' AS b") == 'a,b\n,"x,y"\n(1 row)'
+
+
+def test_the_model_is_told_the_schemas(sales: Tool):
+    told = str(sales.declaration)
+    assert "region" in told
+    assert "3 rows" in told
+    assert len(sales.description) <= 1024, "providers refuse longer ones"
+    assert sales.safe
+    assert not ai.sql_tool(sales=SALES, safe=False).safe
+
+
+def test_of_many_rows_the_first_are_told_and_how_many_there_are(sales: Tool):
+    text = ask(sales, "SELECT n FROM many ORDER BY n")
+    assert text.endswith("199\n(the first 200 of 100,000 rows; aggregate, or use LIMIT)")
+    text = ask(sales, "SELECT repeat('x', 1000) AS long FROM many")
+    assert len(text) < 16_500
+    assert "of 100,000 rows" in text
+    assert "very many" in ask(sales, "FROM range(10_000_000)")
+
+
+def test_a_mistake_is_told_in_duckdbs_words(sales: Tool):
+    with pytest.raises(errors.QueryError, match="regio"):
+        ask(sales, "SELECT regio FROM sales")
+    with pytest.raises(errors.QueryError, match="one SELECT"):
+        ask(sales, "SELECT 1; SELECT 2")
+    with pytest.raises(errors.ArgumentsError):
+        sales.values('{"sql": 3}')
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with a secret, where the process is."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "secret.csv"
+    path.write_text(f"key\n{SECRET}\n")
+    return path
+
+
+ATTACKS = """
+SELECT * FROM read_csv('{file}')
+SELECT * FROM '{file}'
+FROM 'secret.csv'
+SELECT * FROM read_text('{file}')
+SELECT * FROM read_blob('{file}')
+SELECT * FROM read_json('{file}')
+SELECT * FROM read_parquet('{file}')
+SELECT * FROM parquet_metadata('{file}')
+SELECT * FROM read_duckdb('{ledger}')
+SELECT * FROM sniff_csv('{file}')
+SELECT * FROM glob('{folder}/*')
+SELECT * FROM query('FROM read_csv(''{file}'')')
+SELECT * FROM query('COPY sales TO ''{folder}/out.csv''')
+SELECT * FROM json_execute_serialized_sql(json_serialize_sql('FROM read_csv(''{file}'')'))
+SELECT getenv('OPENAI_API_KEY')
+SELECT * FROM read_csv('http://127.0.0.1:{port}/x')
+SELECT * FROM read_csv('s3://bucket/x')
+SELECT * FROM duckdb_secrets()
+SELECT * FROM messages
+SELECT * FROM SALES_OF_PYTHON
+SELECT * FROM connection
+SELECT * FROM arrow_scan(1, 2, 3)
+SELECT * FROM python_map_function((SELECT 1), 2)
+COPY sales TO '{folder}/out.csv'
+COPY (SELECT 1) TO '{folder}/out.csv'
+EXPORT DATABASE '{folder}/out'
+ATTACH '{ledger}' AS ledger
+ATTACH '{folder}/out.duckdb' AS x
+INSTALL httpfs
+LOAD httpfs
+SET enable_external_access = true
+RESET lock_configuration
+PRAGMA enable_external_access
+CALL pragma_version()
+CREATE TABLE x AS SELECT 1
+INSERT INTO sales VALUES ('x', 1)
+DELETE FROM sales
+WITH x AS (INSERT INTO sales VALUES ('x', 1) RETURNING *) SELECT * FROM x
+DROP VIEW sales
+BEGIN
+EXPLAIN ANALYZE SELECT 1
+SELECT $1
+SELECT (
+SELECT 1;; COPY sales TO '{folder}/out.csv'
+SELECT repeat('x', 4000000000)
+SELECT list(range) FROM range(10000000000)
+""".strip().splitlines()
+
+SALES_OF_PYTHON = SALES
+
+
+@pytest.mark.parametrize("attack", [*ATTACKS, "", "-- nothing"])
+def test_nothing_else_is_reached(sales: Tool, endpoint: Endpoint, file: Path, attack: str):
+    port = endpoint.url.split(":")[2].split("/")[0]
+    ledger = os.environ["IPYCONVEXAI_DB"]
+    with pytest.raises(errors.QueryError) as refused:
+        ask(sales, attack.format(file=file, folder=file.parent, ledger=ledger, port=port))
+    assert SECRET not in str(refused.value)
+    assert [path.name for path in file.parent.iterdir()] == ["secret.csv"], "nothing was written"
+    assert endpoint.count == 0
+
+
+def test_its_process_has_no_environment(sales: Tool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    assert SECRET not in ask(sales, "FROM duckdb_settings()")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT count(*) FROM r",
+        "SELECT count(*) FROM range(10000000000) a, range(10000000000) b WHERE a.range + b.range = -1",
+        "SELECT sleep_ms(100000)",
+    ],
+)
+def test_what_never_ends_is_given_up(sql: str):
+    begun = time.monotonic()
+    assert "longer than 1 s" in ask_frames(sql, {}, rows=1, seconds=1)["error"]
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("frames", [{}, {"df": 3}, {"df": [1]}, {"df": pd.DataFrame({"a": [object()]})}], ids=repr)
+def test_what_is_no_frame_is_refused(frames: dict[str, Any]):
+    with pytest.raises(errors.InputError) as refused:
+        ai.sql_tool(**frames)
+    assert refused.value.cure
+
+
+def test_hostile_names_of_columns_and_tables():
+    odd = pd.DataFrame({'a"; DROP TABLE x; --': [1], "\n\x1b[31m": ["</script>"]})
+    frames: dict[str, Any] = {'t"; --': odd}
+    made = ai.sql_tool(**frames)
+    assert ask(made, 'SELECT count(*) AS n FROM "t""; --"') == "n\n1\n(1 row)"
+
+
+def test_in_a_conversation(app: ai.App, endpoint: Endpoint, sales: Tool):
+    talk = str(ai.run("start_conversation", title="sales"))
+    app.functions.give_tools(talk, tools_of([sales]))
+    wrong, right = (ToolCall("sql", {"sql": sql}) for sql in ("SELECT x FROM sales", "SELECT 35 AS total"))
+    endpoint.reply([Answer(tool_calls=[wrong]), Answer(tool_calls=[right]), Answer("35 in all.")])
+    ai.run("send_message", conversation_id=talk, content="How much?")
+    wait_for(lambda: shown(talk)[-1].content == "35 in all.", "the answer", 20)
+    results = [message["content"] for message in endpoint.calls[-1].body["messages"] if message["role"] == "tool"]
+    assert results[0].startswith("Error: BinderException")
+    assert results[1] == "total\n35\n(1 row)"

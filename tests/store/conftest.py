@@ -16,6 +16,11 @@ from tests.store.helpers import keepers_of, wait_for
 
 
 @pytest.fixture(autouse=True)
+def warm_keepers() -> None:
+    """None here: they start as those of users do."""
+
+
+@pytest.fixture(autouse=True)
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of temporary folders, where keepers put their sockets; must be empty again at the end."""
     path = Path(tempfile.mkdtemp(prefix="st-"))

@@ -34,7 +34,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, temporary: Path) -> Iterator[str]:
+def ledger(tmp_path: Path, temporary: Path, cold_keepers: None) -> Iterator[str]:
     """The path of a ledger file that is not there yet; at the end its keeper and its folder must go by themselves."""
     path = tmp_path / "ledger" / "ledger.duckdb"
     yield str(path)

@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Tests that run side by side. More than two would have the tests of time wait for a processor.
 WORKERS ?= 2
+# Where it is set, each of the hundreds of Pythons that tests start would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format format-check types bench weights clean

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 import ipyconvexai as ai
+from ipyconvexai.store import start
 from ipyconvexai.testing import Endpoint
+from tests.keepers import Nursery
+
+_SPAWN = start._spawn
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +61,26 @@ def nothing_left_open() -> Iterator[None]:
         application._current.close()
     for left in list(application._open_apps) if application is not None else ():
         left.close()
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def warm_keepers(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keepers that this process starts cost little, see `tests.keepers`."""
+    if sys.platform == "linux":
+        monkeypatch.setattr(start, "_spawn", nursery.spawn)
+
+
+@pytest.fixture
+def cold_keepers(warm_keepers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They start as those of users do, and are found by their command line."""
+    monkeypatch.setattr(start, "_spawn", _SPAWN)
 
 
 @pytest.fixture

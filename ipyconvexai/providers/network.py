@@ -7,6 +7,9 @@ Calls openai, httpx2 and loops.
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
@@ -15,7 +18,7 @@ import httpx2
 
 from ipyconvexai.loops import call_in_child, keep_for_ever
 
-__all__ = ["AsyncGuest", "Network", "SentBody", "SyncGuest"]
+__all__ = ["AsyncGuest", "Network", "SentBody", "SyncGuest", "certificates"]
 
 MOST_CONNECTIONS = 1000
 GUEST_THREADS = 64
@@ -44,6 +47,17 @@ class SentBody(httpx2.ByteStream):
             self.check()
         async for chunk in super().__aiter__():
             yield chunk
+
+
+def certificates() -> ssl.SSLContext:
+    """Whom this process trusts: by default the machine's own, else what SSL_CERT_FILE or SSL_CERT_DIR name."""
+    return _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@functools.cache
+def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
+    # Once for each place they can be at: to read them takes 25 ms, and each client would do it.
+    return httpx2.create_ssl_context()
 
 
 class Network:
@@ -82,7 +96,7 @@ class Network:
             if self._client is not None:
                 keep_for_ever(self._client)  # of another loop, on which alone it could be closed
             limits = httpx2.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS)
-            self._client, self._loop = openai.DefaultAioHttpClient(limits=limits), loop
+            self._client, self._loop = openai.DefaultAioHttpClient(limits=limits, verify=certificates()), loop
         return self._client
 
     async def aclose(self) -> None:

@@ -72,6 +72,8 @@ async def post_json(
     """
     import httpx2
 
+    from ipyconvexai.providers.network import certificates  # imports httpx2, too
+
     parts = check_address(address, environ)
     try:
         body = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
@@ -84,7 +86,7 @@ async def post_json(
     try:
         async with (
             asyncio.timeout(timeout),
-            httpx2.AsyncClient(timeout=timeout, follow_redirects=False) as client,
+            httpx2.AsyncClient(timeout=timeout, follow_redirects=False, verify=certificates()) as client,
             client.stream("POST", parts.geturl(), content=body, headers=sent) as response,
         ):
             said = await _beginning(response)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib import resources
 
 import duckdb
@@ -30,42 +31,35 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: str, scripts: dict[int,
     newest = max(scripts)
     cursor = connection.cursor()
     try:
+        cursor.begin()  # one for all: a new ledger costs one commit, and none is left between two versions
         current = _version(cursor)
         if current > newest:
             raise LedgerTooNewError(
                 f"the ledger {path} has schema version {current}; this ipyconvexai knows {newest}",
                 cure="Upgrade with `pip install -U ipyconvexai`, or use another file.",
             )
-        if current < newest:
-            _apply(cursor, path, {version: script for version, script in scripts.items() if version > current})
+        for version, (name, script) in scripts.items():
+            if version > current:
+                cursor.execute(script)
+                cursor.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", [version, name, utc_now()])
+        cursor.commit()
+    except BaseException as error:
+        with contextlib.suppress(duckdb.Error):
+            cursor.rollback()  # commit() of an aborted transaction would return normally and lose it
+        if isinstance(error, duckdb.CatalogException):
+            raise StoreError(
+                f"{path} is not a ledger: {str(error).splitlines()[0]}", cure="Choose another file for the ledger."
+            ) from None
+        raise
     finally:
         cursor.close()
     return newest
 
 
 def _version(cursor: duckdb.DuckDBPyConnection) -> int:
-    known = cursor.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'schema_migrations'").fetchall()
-    if not known:
-        return 0
+    # To ask which tables there are would have DuckDB list all that it has built in: 8 ms, a fifth of opening a ledger.
+    cursor.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations"
+        " (version INTEGER PRIMARY KEY, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
+    )
     return int(cursor.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchall()[0][0])
-
-
-def _apply(cursor: duckdb.DuckDBPyConnection, path: str, scripts: dict[int, tuple[str, str]]) -> None:
-    cursor.begin()  # one for all: a new ledger costs one commit, and none is left between two versions
-    try:
-        cursor.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations"
-            " (version INTEGER PRIMARY KEY, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
-        )
-        for version, (name, script) in scripts.items():
-            cursor.execute(script)
-            cursor.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", [version, name, utc_now()])
-        cursor.commit()
-    except duckdb.CatalogException as error:
-        cursor.rollback()
-        raise StoreError(
-            f"{path} is not a ledger: {str(error).splitlines()[0]}", cure="Choose another file for the ledger."
-        ) from None
-    except BaseException:
-        cursor.rollback()  # commit() of an aborted transaction would return normally and lose it
-        raise

@@ -234,7 +234,7 @@ def test_the_summary_says_it_in_words(ledger: Any):
     assert str(ledger.purge(everything=True)) == "nothing"
 
 
-def test_no_byte_of_it_is_left(endpoint: Endpoint, tmp_path: Path):
+def test_no_byte_of_it_is_left(cold_keepers: None, endpoint: Endpoint, tmp_path: Path):
     """Questions, answers, instructions, errors, titles, documents, jobs."""
     folder = tmp_path / "alone"
     folder.mkdir()

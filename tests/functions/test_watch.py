@@ -232,7 +232,7 @@ def test_a_change_while_the_query_runs_is_not_missed(memory_store: Store):
         assert values[-1] == ["first", "second"]
 
 
-def test_survives_its_keeper(file_store: Store, path: str):
+def test_survives_its_keeper(cold_keepers: None, file_store: Store, path: str):
     with Watch(Titles(file_store), hub_of(file_store)) as watch:
         reader = Reader(watch)
         assert reader.next() == []

@@ -61,22 +61,28 @@ Tab = Callable[[str], list[str]]
 @pytest.fixture(params=["jedi", "no jedi", "legacy"])
 def tab(request: pytest.FixtureRequest, shell: InteractiveShell) -> Iterator[Tab]:
     """The texts that could stand instead of `cell`, with the cursor at its end, by each of IPython's ways."""
+    result = shell.run_cell(DEFINITIONS)
+    assert result.success
+
+    def complete(cell: str) -> list[str]:
+        with warnings.catch_warnings(), provisionalcompleter():
+            warnings.simplefilter("ignore", PendingDeprecationWarning)
+            if request.param == "legacy":  # as ipykernel asks it without its experimental completions
+                *above, line = cell.split("\n")
+                end, texts = shell.complete("", line, len(line))
+                return ["\n".join([*above, line[: len(line) - len(end)] + text]) for text in texts]
+            return [cell[: found.start] + found.text for found in shell.Completer.completions(cell, len(cell))]
+
+    jedi, shell.Completer.use_jedi = shell.Completer.use_jedi, request.param == "jedi"
+    yield complete
+    shell.Completer.use_jedi = jedi
+
+
+@pytest.fixture
+def ledger() -> Iterator[None]:
+    """One that is open. Most completions need none, and its opening takes longer than they do."""
     with ai.connect(":memory:", user="ada"):
-        result = shell.run_cell(DEFINITIONS)
-        assert result.success
-
-        def complete(cell: str) -> list[str]:
-            with warnings.catch_warnings(), provisionalcompleter():
-                warnings.simplefilter("ignore", PendingDeprecationWarning)
-                if request.param == "legacy":  # as ipykernel asks it without its experimental completions
-                    *above, line = cell.split("\n")
-                    end, texts = shell.complete("", line, len(line))
-                    return ["\n".join([*above, line[: len(line) - len(end)] + text]) for text in texts]
-                return [cell[: found.start] + found.text for found in shell.Completer.completions(cell, len(cell))]
-
-        jedi, shell.Completer.use_jedi = shell.Completer.use_jedi, request.param == "jedi"
-        yield complete
-        shell.Completer.use_jedi = jedi
+        yield
 
 
 @pytest.fixture
@@ -222,7 +228,7 @@ def test_one_model_is_enough(tab: Tab):
 
 
 # ----------------------------------------------------------------------------------------------- what is nothing
-def test_other_lines_complete_as_ever(tab: Tab, shell: InteractiveShell):
+def test_other_lines_complete_as_ever(tab: Tab, ledger: None, shell: InteractiveShell):
     shell.user_ns["magical_variable"] = 1
     for before in ("x = ", "%ai run tab_titles limit=", "%%ai\nWhat is {", "%ai -t 0 What is {"):
         assert f"{before}magical_variable" in tab(f"{before}magical_v")
@@ -313,7 +319,7 @@ RUNS, RAN = "0199a000-0000-7000-8000-00000000000a", "0199a000-0000-7000-8000-000
 
 
 @pytest.fixture
-def kept(tab: Tab) -> None:
+def kept(tab: Tab, ledger: None) -> None:
     """A ledger with conversations, prompts, crons and batches."""
     with ai.app().store.transaction() as execute:
         for title in ("talk", "my analysis", 'say "hi"', "line\nend", "talk"):
@@ -368,7 +374,7 @@ def test_names_of_the_ledger(
         assert tab(line) == [before + end for end in ends]
 
 
-def test_calls_by_the_ids_that_the_log_shows(tab: Tab, patient: None):
+def test_calls_by_the_ids_that_the_log_shows(tab: Tab, ledger: None, patient: None):
     keys = [f"0199{number:04d}-0000-7000-8000-aaaa{number:08d}" for number in range(25)]
     with ai.app().store.transaction() as execute:
         for key in keys:
@@ -382,7 +388,7 @@ def test_calls_by_the_ids_that_the_log_shows(tab: Tab, patient: None):
     assert tab("%ai log --model mine:") == ["%ai log --model mine:my-1"]
 
 
-def test_tables_and_frames_for_sql(tab: Tab, shell: InteractiveShell, patient: None):
+def test_tables_and_frames_for_sql(tab: Tab, ledger: None, shell: InteractiveShell, patient: None):
     shell.user_ns["cases"] = pd.DataFrame({"x": [1]})
     for line, ends in (
         ("SELECT * FROM ca", ["calls", "cases"]),
@@ -393,7 +399,7 @@ def test_tables_and_frames_for_sql(tab: Tab, shell: InteractiveShell, patient: N
         assert tab(f"%ai sql {line}") == [before + end for end in ends]
 
 
-def test_names_of_budgets(tab: Tab, patient: None):
+def test_names_of_budgets(tab: Tab, ledger: None, patient: None):
     ai.app().limit(requests=100)
     name = ai.app().budget(usd=5, per="day")
     assert tab("%ai budget off ") == [f"%ai budget off {name}"]

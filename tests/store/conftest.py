@@ -16,6 +16,11 @@ from tests.store.helpers import keepers_of, wait_for
 
 
 @pytest.fixture(autouse=True)
+def warm_keepers() -> None:
+    """None here: they start as those of users do."""
+
+
+@pytest.fixture(autouse=True)
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of temporary folders, where keepers put their sockets; must be empty again at the end."""
     path = Path(tempfile.mkdtemp(prefix="st-"))
@@ -29,7 +34,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, temporary: Path) -> Iterator[str]:
+def ledger(tmp_path: Path, temporary: Path, cold_keepers: None) -> Iterator[str]:
     """The path of a ledger file that is not there yet; at the end its keeper and its folder must go by themselves."""
     path = tmp_path / "ledger" / "ledger.duckdb"
     yield str(path)

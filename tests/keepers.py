@@ -1,0 +1,124 @@
+"""Real keepers at a fraction of their cost: forked off one process that has imported what they need.
+
+A keeper's start takes 0.2 s of a processor, two thirds of it for imports, and the tests of what stands on the store
+start hundreds. `tests/store` and all processes that tests start have them as users have them. Linux only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import IO
+
+from ipyconvexai.store import start
+from ipyconvexai.store.folder import Folder
+
+_NURSERY = "import sys; from tests.keepers import serve; serve(int(sys.argv[1]))"
+
+
+class Forked:
+    """What ``subprocess.Popen`` is to a keeper's starter. `end` is a pipe: the keeper's pid, then how it ended."""
+
+    def __init__(self, end: IO[bytes]) -> None:
+        self._end = end
+        self.pid = int.from_bytes(end.read(4), "little")
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._end], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self) -> int:
+        if self.returncode is None:
+            said = self._end.read(1)
+            self.returncode = said[0] if said else -signal.SIGKILL
+            self._end.close()
+        return self.returncode
+
+
+class Nursery:
+    """The process that they are forked off: there from the first keeper on, and no longer than this one."""
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._requests: socket.socket | None = None
+
+    def _begin(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _NURSERY, str(theirs.fileno())],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        return ours
+
+    def spawn(self, folder: Folder) -> Forked:
+        with self._gate:
+            self._requests = self._requests or self._begin()
+        reader, writer = os.pipe()
+        log = os.open(folder.file("log"), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        try:
+            request = json.dumps([folder.database, start._environment()]).encode()
+            socket.send_fds(self._requests, [request], [writer, log])
+        finally:
+            os.close(writer)
+            os.close(log)
+        return Forked(open(reader, "rb", buffering=0))
+
+    def close(self) -> None:
+        if self._requests is not None:
+            self._requests.close()
+            self._process.wait()
+
+
+def serve(requests: int) -> None:
+    from ipyconvexai.store import keeper
+
+    signal.signal(signal.SIGCHLD, _bury)
+    with socket.socket(fileno=requests) as listening:
+        while True:
+            request, handles, *_ = socket.recv_fds(listening, 1 << 20, 2)
+            if not request:
+                return
+            if not os.fork():
+                os.close(requests)
+                os._exit(_be_keeper(keeper.main, *json.loads(request), *handles))
+            for handle in handles:
+                os.close(handle)
+
+
+def _bury(*_: object) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _be_keeper(main: Callable[[str], int], database: str, environment: dict[str, str], end: int, log: int) -> int:
+    code = 1
+    try:
+        os.write(end, os.getpid().to_bytes(4, "little"))
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        os.chdir(os.path.dirname(database))
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for handle, standard in ((nothing, 0), (nothing, 1), (log, 2)):
+            os.dup2(handle, standard)
+        os.environ.clear()
+        os.environ.update(environment)
+        code = main(database)
+    except BaseException:
+        traceback.print_exc()
+    os.write(end, bytes([code]))
+    return code

@@ -14,7 +14,7 @@ import traitlets
 
 from ipyconvexai.hearing import Ear
 
-__all__ = ["ChatView"]
+__all__ = ["ChatView", "FormView"]
 
 Said = dict[str, Any]
 
@@ -45,3 +45,8 @@ def _said(data: dict[str, Any]) -> Said | None:
 class ChatView(View):
     _esm = asset("chat.js")
     _css = asset("chat.css")
+
+
+class FormView(View):
+    _esm = asset("form.js")
+    _css = asset("form.css")

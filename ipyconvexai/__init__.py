@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ipyconvexai.batch.summarize import asummarize as asummarize
     from ipyconvexai.batch.summarize import summarize as summarize
     from ipyconvexai.conversations import conversation as conversation
+    from ipyconvexai.drawing.plotting import chart as chart
     from ipyconvexai.errors import ApplicationError as ApplicationError
     from ipyconvexai.errors import Unauthenticated as Unauthenticated
     from ipyconvexai.functions.crons import cron as cron
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from ipyconvexai.values import Usage as Usage
     from ipyconvexai.watching import watch as watch
     from ipyconvexai.widgets.chat import chat as chat
+    from ipyconvexai.widgets.form import form as form
 
     ledger: Records
     register_provider = catalog.register
@@ -115,6 +117,7 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "asummarize": "batch.summarize",
     "batches": "api",
     "cancel": "api",
+    "chart": "drawing.plotting",
     "chat": "widgets.chat",
     "connect": "application",
     "conversation": "conversations",
@@ -122,6 +125,7 @@ _HOMES: dict[str, str | tuple[str, str]] = {
     "crons": "api",
     "doctor": "api",
     "estimate": "batch.planning",
+    "form": "widgets.form",
     "generate": "api",
     "job": "batch.job",
     "jobs": "api",

@@ -58,6 +58,7 @@ import json
 import os
 import re
 import traceback
+from collections.abc import Mapping
 from types import TracebackType
 
 __all__ = [
@@ -304,7 +305,13 @@ class UnknownFunctionError(FunctionError):
 
 
 class ArgumentsError(FunctionError, InputError):
+    """``problems``: the same by the arguments' names, where it is known of which each is."""
+
     code = "arguments"
+
+    def __init__(self, message: str, *, problems: Mapping[str, str] | None = None, **fields: object) -> None:
+        super().__init__(message, **fields)  # type: ignore[arg-type] # the root's own keywords
+        self.problems = dict(problems or {})
 
 
 class ResultError(FunctionError):

@@ -22,13 +22,38 @@ __all__ = ["Panel"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # ipywidgets' labels have $...$ set as formulas; costs are none. The names are those of MathJax 3 and 2.
 NO_FORMULAS = ("mathjax_ignore", "tex2jax_ignore")
-# A label does not wrap, what it is in does: a long state is several labels. (A tooltip breaks an HBox of 8.1.9.)
+# A label wraps only where its style is known, what it is in does everywhere: a long state is several labels.
+# (A tooltip breaks an HBox of 8.1.9.)
 LINE, LINES = 70, 5
 COLOURS = {"running": "", "paused": "warning", "canceling": "danger"}
 PAUSE = ("Pause", "Begin nothing more until Resume; what is being answered is answered and kept")
 RESUME = ("Resume", "Go on")
 CANCEL = ("Cancel", "End it: what is being answered is answered and kept. Running the cell again goes on")
 DEAF = "This kernel hears no button while a cell runs; ipykernel 7 does. Interrupt it: running the cell again goes on"
+# As the chat panel and forms look (widgets/static/common.css, which is on a page only where one of these is).
+STYLE = """<style>
+.ai-batch {
+  padding: 8px 12px; border: 1px solid var(--jp-border-color2, #bdbdbd); border-radius: 6px; overflow: hidden;
+  background: var(--jp-layout-color1, canvas); color: var(--jp-content-font-color1, canvastext);
+  font-family: var(--jp-content-font-family, system-ui, sans-serif); font-size: var(--jp-content-font-size1, 14px);
+}
+.ai-batch .widget-label {
+  height: auto; line-height: 1.5; white-space: normal; overflow-wrap: anywhere;
+  font-family: inherit; font-size: inherit; color: inherit;
+}
+.ai-batch .widget-hbox { gap: 0 8px; }
+.ai-batch .ai-counts { color: var(--jp-content-font-color2, inherit); font-size: 0.85em; }
+.ai-batch .jupyter-button {
+  height: auto; padding: 5px 12px; font-family: inherit; font-size: inherit; line-height: 1.5; color: inherit;
+  background: var(--jp-layout-color2, buttonface); border: 1px solid var(--jp-border-color1, #767676);
+  border-radius: 4px; box-shadow: none;
+}
+.ai-batch .jupyter-button:focus-visible {
+  outline: 2px solid var(--jp-brand-color1, highlight); outline-offset: 1px;
+}
+.ai-batch .progress { border-radius: 4px; }
+.ai-batch .progress-bar:not([class*="progress-bar-"]) { background: var(--jp-brand-color1, highlight); }
+</style>"""
 
 
 class Panel:
@@ -65,6 +90,7 @@ class _Widgets:
         self._all: list[Any] = []
         self._bar = self._made(ipywidgets.IntProgress, max=1, layout={"flex": "1 1 160px", "width": "auto"})
         self._rows, self._counts = self._label(), self._label()
+        self._counts.add_class("ai-counts")
         self._state: list[Any] = []  # made when they are needed
         self._buttons = (
             [] if control is None else [self._button(PAUSE, self._toggle), self._button(CANCEL, control.cancel)]
@@ -73,7 +99,9 @@ class _Widgets:
         buttons = self._made(ipywidgets.HBox, children=self._buttons)  # they stay together in a narrow page
         first = self._made(ipywidgets.HBox, children=[self._bar, self._rows, buttons], layout=wrapped)
         self._second = self._made(ipywidgets.HBox, children=[self._counts], layout=wrapped)
-        self.box = self._made(ipywidgets.VBox, children=[first, self._second])
+        style = self._made(ipywidgets.HTML, value=STYLE, layout={"display": "none"})
+        self.box = self._made(ipywidgets.VBox, children=[style, first, self._second])
+        self.box.add_class("ai-batch")
 
     def set(self, view: View) -> None:
         """Each widget sends one message at most, and none where nothing has changed."""

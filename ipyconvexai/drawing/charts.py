@@ -1,4 +1,4 @@
-"""Small charts as pictures with alternative text: bars and columns. The door to matplotlib; calls render.
+"""Small charts as pictures with alternative text: bars, columns and lines. The door to matplotlib; calls render.
 
 Promises: a chart is a PNG of its own, so it reads offline and in any viewer; what it is drawn with reads on white and
 on JupyterLab's dark background; no label is read as a formula; the user's backend and rcParams are neither obeyed nor
@@ -16,6 +16,7 @@ import html
 import io
 import math
 import struct
+import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Chart", "bar_chart", "column_chart"]
+__all__ = ["Chart", "bar_chart", "column_chart", "line_chart", "picture_of"]
 
 GREY = "#787878"  # contrast 4.4 : 1 on white and 4.3 : 1 on #111; no grey has more on both
 BLUE = "#3a7abf"  # the same
@@ -60,9 +61,19 @@ class Chart:
     alt: str
 
     @property
+    def width(self) -> int:
+        """In the page's pixels."""
+        return self._size[0]
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        width, height = struct.unpack(">II", self.png[16:24])
+        return width // SHARPNESS, height // SHARPNESS
+
+    @property
     def html(self) -> str:
         """An ``img`` that needs nothing from anywhere else."""
-        width, height = (length // SHARPNESS for length in struct.unpack(">II", self.png[16:24]))
+        width, height = self._size
         data = base64.b64encode(self.png).decode()
         alt = html.escape(" ".join(plain_text(self.alt).split()))
         return (
@@ -82,7 +93,7 @@ def bar_chart(
 ) -> Chart:
     """Horizontal bars, one below the other in the order given, each with its value at its end.
 
-    What is None, negative, infinite or no number is drawn as nothing.
+    What is None, infinite or no number is drawn as nothing.
 
     Args:
         labels: any texts, of any length; shown as they are written.
@@ -94,14 +105,17 @@ def bar_chart(
     words, numbers = _checked(labels, values)
     figure = _figure(0.55 + 0.27 * max(len(words), 1))
     axes = _axes(figure, title, unit)
-    most = max(numbers, default=0.0) or 1.0
+    low, high = _ends(numbers)
+    span = high - low
     axes.barh(range(len(numbers)), numbers, height=0.62, color=BLUE)
     axes.set_ylim(max(len(numbers), 1) - 0.4, -0.6)  # the first on top
-    axes.set_xlim(0, most * 1.18)  # room for the value behind the longest
+    left = low - 0.18 * span if low < 0 else 0  # room for the value at the end of the longest, on either side
+    axes.set_xlim(left, high + 0.18 * span if high > 0 else 0)
     axes.axvline(0, color=GREY, linewidth=0.8)
     for at, (word, number, value) in enumerate(zip(words, numbers, values, strict=True)):
-        _write(axes, -0.01 * most, at, _fitting(word), horizontalalignment="right")
-        _write(axes, number + 0.01 * most, at, _told(value), horizontalalignment="left")
+        end, side = (number - 0.01 * span, "right") if number < 0 else (number + 0.01 * span, "left")
+        _write(axes, left - 0.01 * span, at, _fitting(word), horizontalalignment="right")
+        _write(axes, end, at, _told(value), horizontalalignment=side)
     return Chart(_png(figure), alt or _alternative("Bar chart", title, unit, labels, values))
 
 
@@ -115,21 +129,77 @@ def column_chart(
     words, numbers = _checked(labels, values)
     figure = _figure(2.6)
     axes = _axes(figure, title, unit)
-    most = max(numbers, default=0.0) or 1.0
+    low, high = _ends(numbers)
     axes.bar(range(len(numbers)), numbers, width=0.8, color=BLUE)
     axes.set_xlim(-0.7, max(len(numbers), 8) - 0.3)  # a single column is no wall
-    axes.set_ylim(0, most * 1.12)
+    span = high - low
+    _below(axes, words, low - 0.12 * span if low < 0 else 0, high + 0.12 * span)
     axes.axhline(0, color=GREY, linewidth=0.8)
-    for at in _ticks(words):
-        _write(axes, at, -0.04 * most, _fitting(words[at]), horizontalalignment="center", verticalalignment="top")
     if any(numbers):
-        at = numbers.index(max(numbers))
-        axes.axhline(numbers[at], color=FAINT, linewidth=0.8, linestyle=":")
-        _write(axes, at, most * 1.01, _told(values[at]), horizontalalignment="center", verticalalignment="bottom")
+        _mark(axes, numbers, values, span)
     return Chart(_png(figure), alt or _alternative("Column chart", title, unit, labels, values))
 
 
+def line_chart(
+    labels: Sequence[str], values: Sequence[float | None], *, title: str, unit: str, alt: str | None = None
+) -> Chart:
+    """A line through the values in the order given, broken where there is none; the highest and the lowest are written.
+
+    The arguments are those of ``bar_chart``. It does not begin at zero: what changes is to be seen.
+    """
+    words, numbers = _checked(labels, values)
+    known = [_number(value) is not None for value in values]
+    figure = _figure(2.6)
+    axes = _axes(figure, title, unit)
+    there = [number for number, is_known in zip(numbers, known, strict=True) if is_known]
+    low, high = min(there, default=0.0), max(there, default=1.0)
+    if low == high:
+        low, high = low - 1, high + 1
+    drawn = [number if is_known else math.nan for number, is_known in zip(numbers, known, strict=True)]
+    marker = "o" if len(numbers) <= 60 else ""
+    axes.plot(range(len(drawn)), drawn, color=BLUE, linewidth=1.6, marker=marker, markersize=3)
+    axes.set_xlim(-0.7, max(len(numbers), 2) - 0.3)
+    span = high - low
+    _below(axes, words, low - 0.15 * span, high + 0.12 * span)
+    axes.axhline(axes.get_ylim()[0], color=GREY, linewidth=0.8)
+    if there:
+        _mark(axes, numbers, values, span, of=known)
+        if min(there) < max(there):
+            at = next(at for at, number in enumerate(numbers) if known[at] and number == min(there))
+            under = numbers[at] - 0.03 * span
+            _write(axes, at, under, _told(values[at]), horizontalalignment="center", verticalalignment="top")
+    return Chart(_png(figure), alt or _alternative("Line chart", title, unit, labels, values))
+
+
 # ---------------------------------------------------------------------------------------------- drawing
+def _ends(numbers: Sequence[float]) -> tuple[float, float]:
+    """The lowest and the highest end of what stands on zero."""
+    low, high = min(numbers, default=0.0), max(numbers, default=0.0)
+    return (min(low, 0.0), max(high, 0.0)) if any(numbers) else (0.0, 1.0)
+
+
+def _below(axes: Axes, words: Sequence[str], low: float, high: float) -> None:
+    """What is drawn reaches from `low` to `high`; the labels stand under it."""
+    axes.set_ylim(low, high)
+    under = low - 0.04 * (high - low)
+    for at in _ticks(words):
+        _write(axes, at, under, _fitting(words[at]), horizontalalignment="center", verticalalignment="top")
+
+
+def _mark(
+    axes: Axes,
+    numbers: Sequence[float],
+    values: Sequence[float | None],
+    span: float,
+    of: Sequence[bool] | None = None,
+) -> None:
+    """Write the highest value above it."""
+    at = max((at for at in range(len(numbers)) if of is None or of[at]), key=numbers.__getitem__)
+    axes.axhline(numbers[at], color=FAINT, linewidth=0.8, linestyle=":")
+    above = numbers[at] if of is not None else max(numbers[at], 0.0)
+    _write(axes, at, above + 0.01 * span, _told(values[at]), horizontalalignment="center", verticalalignment="bottom")
+
+
 def _figure(height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -196,8 +266,7 @@ def _checked(labels: Sequence[str], values: Sequence[float | None]) -> tuple[lis
 
 
 def _drawn(value: float | None) -> float:
-    number = _number(value)
-    return number if number is not None and number > 0 else 0.0
+    return _number(value) or 0.0
 
 
 def _number(value: float | None) -> float | None:
@@ -248,3 +317,31 @@ def _alternative(kind: str, title: str, unit: str, labels: Sequence[str], values
         told.append(f"and {left:,} more, which the table has")
     head = f"{kind}: {_one_line(title)}" + (f", in {unit}" if unit else "")
     return f"{head}. " + "; ".join(told) + "."
+
+
+# ---------------------------------------------------------------------------------------------- others' pictures
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def picture_of(value: Any) -> Chart | None:
+    """A chart, a figure of matplotlib's, or what draws itself as PNG, with words in its place; None: it is no picture.
+
+    Blocking: a figure is drawn.
+    """
+    if isinstance(value, Chart):
+        return value
+    figure = getattr(sys.modules.get("matplotlib.figure"), "Figure", None)
+    if figure is not None and isinstance(value, figure):
+        sink = io.BytesIO()
+        value.savefig(sink, format="png", dpi=DPI * SHARPNESS, bbox_inches="tight")
+        titles = [_one_line(title) for axes in value.axes if (title := axes.get_title())]
+        return Chart(sink.getvalue(), ". ".join(["Figure", *titles]))
+    if not isinstance(value, type) and callable(draw := getattr(value, "_repr_png_", None)):
+        try:
+            drawn = draw()
+        except Exception:  # somebody else's class
+            return None
+        png = drawn[0] if isinstance(drawn, tuple) else drawn
+        if isinstance(png, bytes) and png.startswith(_PNG):
+            return Chart(png, f"Picture ({type(value).__name__})")
+    return None

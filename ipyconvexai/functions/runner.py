@@ -195,7 +195,7 @@ class Runner:
             return self._validated(function, result), ctx.db.tables_read
 
         def run(work: _Work[tuple[Any, set[str]]]) -> tuple[Any, set[str]]:
-            values = self._values(function, args)
+            values = self.values(function, args)
             for _ in range(REPEATS - 1):
                 try:
                     return attempt(values, work.deadline())
@@ -263,7 +263,7 @@ class Runner:
             return result, ctx.scheduler.used
 
         def run(work: _Work[Any]) -> Any:
-            values = self._values(function, args)
+            values = self.values(function, args)
             for left in reversed(range(REPEATS)):
                 try:
                     result, scheduled = attempt(values, work.deadline())
@@ -317,7 +317,7 @@ class Runner:
         self._expect(function, Kind.ACTION)
         if not self.catalog.is_current:
             await asyncio.to_thread(self.catalog.ensure_all)
-        values = self._values(function, args)
+        values = self.values(function, args)
         user = self._user(user_id)
         source = "function" if job_id is None else "schedule"
         context = ActionContext if function.is_async else SyncActionContext
@@ -411,7 +411,12 @@ class Runner:
         """What pydantic hands to the check of an id: which tables there are."""
         return {"catalog": self.catalog}
 
-    def _values(self, function: Function, args: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, function: Function, args: Mapping[str, Any]) -> dict[str, Any]:
+        """The checked arguments. Blocking.
+
+        Raises:
+            ArgumentsError: they do not fit the hints, or an id is of another table.
+        """
         self.catalog.ensure_all()
         return function.arguments.validate(args, context=self._known)
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, NotRequired, Required, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic_core import from_json, to_json
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
@@ -265,6 +265,11 @@ class _Problem:
                 value = inner
         self.expected = _expected(details)
 
+    @property
+    def field(self) -> str:
+        """The outermost step of its path."""
+        return str(self.steps[0]) if self.steps else ""
+
 
 def _expected(details: Mapping[str, Any]) -> str:
     """What stands behind "and": ``int was expected`` or ``should be greater than 0``."""
@@ -296,20 +301,21 @@ def _path(steps: Iterable[Any], root: str = "") -> str:
     return text
 
 
-def _problems(error: ValidationError, root: Any, hints: Mapping[str, str], base: str = "") -> list[str]:
-    """All of pydantic's errors as texts. `hints` are texts by field, ``""`` for `root` itself; `base` is its name."""
+def _problems(error: ValidationError, root: Any, hints: Mapping[str, str], base: str = "") -> list[tuple[str, str]]:
+    """All of pydantic's errors: the field and a text. `hints` are texts by field, ``""`` for `root`, whose name is
+    `base`."""
     unions: dict[str, list[_Problem]] = {}
-    texts: list[str] = []
+    texts: list[tuple[str, str]] = []
     for details in error.errors(include_url=False):
         problem = _Problem(details, root)
         if problem.union_at is not None:
             where = _path(problem.steps[: problem.union_at], base)
             if where not in unions:
-                texts.append(where)  # its place; the text follows when all members are known
+                texts.append((problem.field, where))  # its place; the text follows when all members are known
             unions.setdefault(where, []).append(problem)
         else:
-            texts.append(_text_of_problem(problem, hints, base))
-    return [_text_of_union(text, unions[text], hints) if text in unions else text for text in texts]
+            texts.append((problem.field, _text_of_problem(problem, hints, base)))
+    return [(field, _text_of_union(text, unions[text], hints) if text in unions else text) for field, text in texts]
 
 
 def _text_of_problem(problem: _Problem, hints: Mapping[str, str], base: str) -> str:
@@ -469,9 +475,10 @@ class Arguments:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             if first["type"] == "json_invalid":
-                raise self._raised([f"the arguments are not JSON ({first['msg']})"]) from None
+                raise self._raised([("", f"the arguments are not JSON ({first['msg']})")]) from None
             if not isinstance(values := from_json(text), dict):
-                raise self._raised([f"the arguments are {_shown(values)}, and a JSON object was expected"]) from None
+                expected = f"the arguments are {_shown(values)}, and a JSON object was expected"
+                raise self._raised([("", expected)]) from None
             raise self._error(error, values) from None
 
     def to_json(self, values: Mapping[str, Any]) -> str:
@@ -492,9 +499,48 @@ class Arguments:
         Raises:
             ArgumentsError: as `validate` raises it.
         """
-        self._whole or self._build()
-        values = {name: self._read(name, word, context) for name, word in words.items()}
+        values = {name: self.read(name, word, context=context) for name, word in words.items()}
         return self.validate(values, context=context)
+
+    def read(self, name: str, word: str, *, context: Context = None) -> Any:
+        """The value of one of those words; where it means none, what `validate` refuses then."""
+        self._whole or self._build()
+        adapter = self._adapter_for(name)
+        if adapter is None:
+            return word  # validate refuses it, and knows the nearest name
+        hint = self._hint(name if name in self._parameters or self._open is None else self._open.name)
+        return word if _is_text(hint) else _read_word(adapter, word, context)
+
+    # ------------------------------------------------------------------------------------------ what fits
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Of those parameters that have one."""
+        return {name: one.default for name, one in self._parameters.items() if one.default is not one.empty}
+
+    def hint_text(self, name: str) -> str:
+        """A parameter's hint as it is written; an empty string where there is none."""
+        return self._text(name) if name in self._hints.raw else ""
+
+    def schema(self, name: str) -> dict[str, Any] | None:
+        """What fits a parameter, as JSON schema; None: JSON has no such values (a frame, an object of some class).
+
+        Raises:
+            ArgumentsError: its hint cannot be read.
+        """
+        self._whole or self._build()
+        try:
+            return self._single[name].json_schema()
+        except PydanticInvalidForJsonSchema:
+            return None
+
+    def fits(self, name: str, value: Any) -> bool:
+        """Whether a value is of a parameter's type, as it is."""
+        self._whole or self._build()
+        try:
+            self._single[name].validate_python(value, strict=True)
+        except Exception:  # its own code says no in any way
+            return False
+        return True
 
     # ------------------------------------------------------------------------------------------ the machinery
     def _text(self, name: str) -> str:
@@ -527,7 +573,7 @@ class Arguments:
     def _check_parts(self, values: Mapping[str, Any], check: Callable[[TypeAdapter[Any], Any], Any]) -> dict[str, Any]:
         """With **kwargs: fields of their own and others, the problems of both in one error."""
         checked: dict[str, Any] = {}
-        problems: list[str] = []
+        problems: list[tuple[str, str]] = []
         for adapter, part in zip((self._whole, self._others), self._divide(values), strict=True):
             assert adapter is not None  # built
             try:
@@ -557,11 +603,13 @@ class Arguments:
         known = values if isinstance(values, Mapping) else {}
         return self._raised(_problems(error, values, self._expectations(known)))
 
-    def _raised(self, problems: list[str]) -> ArgumentsError:
+    def _raised(self, problems: list[tuple[str, str]]) -> ArgumentsError:
+        by_name: dict[str, str] = {}
+        for name, text in problems:
+            by_name[name] = f"{by_name[name]}; {text}" if name in by_name else text
+        told = "; ".join(text for _, text in problems)
         cure = f"Call it as {self.name}{self.describe()}."
-        if len(problems) == 1:
-            return ArgumentsError(f"`{self.name}`: {problems[0]}", cure=cure)
-        return ArgumentsError(f"`{self.name}`: " + "; ".join(problems), cure=cure)
+        return ArgumentsError(f"`{self.name}`: {told}", cure=cure, problems=by_name)
 
     def _adapter_for(self, name: str) -> TypeAdapter[Any] | None:
         return self._single.get(name, self._other)
@@ -576,13 +624,6 @@ class Arguments:
                 f"`{self.name}`: `{name}` is {_shown(value)}, and cannot be written as JSON ({_cut(str(error))})",
                 cure="Arguments of jobs are kept as JSON: give plain values, dataclasses or pydantic models.",
             ) from None
-
-    def _read(self, name: str, word: str, context: Context) -> Any:
-        adapter = self._adapter_for(name)
-        if adapter is None:
-            return word  # validate refuses it, and knows the nearest name
-        hint = self._hint(name if name in self._parameters or self._open is None else self._open.name)
-        return word if _is_text(hint) else _read_word(adapter, word, context)
 
 
 def _dump(adapter: TypeAdapter[Any], values: Any) -> str:
@@ -599,7 +640,7 @@ def _is_text(hint: Any) -> bool:
 
 
 def _read_word(adapter: TypeAdapter[Any], word: str, context: Context) -> Any:
-    """What a word means to a hint that is not a str's; the word itself where it means nothing."""
+    """What a word means to a hint that is not a str's; where it fits none, the JSON that it is, or itself."""
     candidates: list[Any] = [word]
     try:
         value = json.loads(word)
@@ -613,7 +654,7 @@ def _read_word(adapter: TypeAdapter[Any], word: str, context: Context) -> Any:
             return adapter.validate_python(candidate, strict=False, context=context)
         except ValidationError:
             continue
-    return word
+    return next((each for each in candidates if not isinstance(each, str)), word)
 
 
 def _takes(adapter: TypeAdapter[Any], word: str, context: Context) -> bool:
@@ -690,7 +731,7 @@ class Result:
         return self._made
 
     def _error(self, error: ValidationError, value: Any, cure: str) -> ResultError:
-        problems = "; ".join(_problems(error, value, {"": self.describe()}, "result"))
+        problems = "; ".join(text for _, text in _problems(error, value, {"": self.describe()}, "result"))
         return ResultError(f"`{self.name}` returned what does not fit -> {self.describe()}: {problems}", cure=cure)
 
 

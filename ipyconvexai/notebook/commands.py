@@ -133,13 +133,20 @@ def _chat(session: Session, quoted: str | None, title: str | None) -> None:
     display(chat(quoted or title))
 
 
+def _form(session: Session, name: str) -> None:
+    from ipyconvexai.functions.outside import public
+    from ipyconvexai.widgets.form import form
+
+    display(form(public(name).name))
+
+
 def _version(session: Session) -> None:
     from ipyconvexai import __version__
 
     print(f"ipyconvexai {__version__}")
 
 
-_MISTYPED = re.compile(r"(?:version|doctor|help|functions|jobs|crons|limits|batches|prompts|chat)\s+-.*")
+_MISTYPED = re.compile(r"(?:version|doctor|help|functions|jobs|crons|limits|batches|prompts|chat|form)\s+-.*")
 
 _COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     *help.COMMANDS,
@@ -147,6 +154,7 @@ _COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     (re.compile(r"doctor"), _doctor),
     (re.compile(r"""chat(?:\s+(?:"([^"]+)"|([^\s"-]\S*)))?"""), _chat),
     (running.RUN, running.run),
+    (re.compile(r"form\s+([A-Za-z_][\w.]*)"), _form),
     (re.compile(r"functions"), _functions),
     (re.compile(r"jobs(?:\s+(\w+))?"), _jobs),
     (re.compile(r"crons"), _crons),

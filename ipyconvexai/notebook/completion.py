@@ -205,7 +205,7 @@ class _Wanted:
 
     def _argument(self, command: str, words: list[str]) -> list[str]:
         match command, words:
-            case "run", []:
+            case (("run" | "form"), []):
                 return self._fitting(sorted(name for name, function in _functions().items() if not function.internal))
             case "run", [name, *given]:
                 # A value is Python's to complete.

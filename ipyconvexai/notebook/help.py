@@ -102,6 +102,7 @@ _COMMANDS: tuple[tuple[str, _Lines], ...] = (
         "Functions",
         (
             ("run NAME [key=value ...]", "a function of yours, or a built-in one; -o VARIABLE keeps its result"),
+            ("form NAME", "the same as a form: an input for each argument, a button, its result"),
             ("functions", "the functions that are defined, and their arguments"),
             ("jobs [STATE]", "scheduled functions: pending, in_progress, success, failed or canceled"),
             ("cancel ID|CRON", "a scheduled function, a batch, or what runs by the clock"),

@@ -1,4 +1,6 @@
-"""``ai.live``: a query's result in a cell, kept up to date while the kernel lives. Calls the app, ``results``, IPython.
+"""``ai.live``: a query's result in a cell, kept up to date while the kernel lives.
+
+Calls the app, ``drawing`` and IPython.
 
 Promises: one output, updated in place, also while no cell runs; running its cell again ends the former view; what the
 query gives never becomes markup; a query that fails later on says so in the cell, and runs again after the next change.
@@ -16,7 +18,7 @@ from IPython.core.getipython import get_ipython
 
 from ipyconvexai.cells import when_run_again
 from ipyconvexai.drawing.results import bundle_of, text_of
-from ipyconvexai.errors import Error
+from ipyconvexai.errors import Error, InputError
 from ipyconvexai.notebook.screens import display, in_kernel
 
 __all__ = ["Live", "live"]
@@ -24,20 +26,25 @@ __all__ = ["Live", "live"]
 Bundle = dict[str, Any]
 
 
-def live(query: Any, /, render: Callable[[Any], Any] | None = None, **args: Any) -> Live:
+def live(query: Any, /, render: Callable[[Any], Any] | str | None = None, **args: Any) -> Live:
     """Show a query's result here, and again after each commit that changes it.
 
-    A list of documents or dicts is drawn as a table, a text as plain text, anything else by its repr.
+        ai.live(cost_by_day, render="column", user="me")
+        ai.live(cost_by_day, render=lambda rows: ai.chart(rows, "line", x="day", y="cost"))
+
+    A list of documents or dicts, and a frame, is drawn as a table, a text as plain text, anything else by its repr.
 
     Args:
         query: a function made with ``@ai.query``, or its name.
-        render: makes of the result what is shown; what it gives is displayed as IPython does (a text, a list of dicts
-            or a table as above). It runs in another thread, so it must not touch the screen itself.
+        render: "bar", "column" or "line": a chart of the result (see ``ai.chart``). Or what makes of the result what
+            is shown, which is displayed as IPython does (a text, a chart, a list of dicts or a table as above). It
+            runs in another thread, so it must not touch the screen itself.
         **args: the query's arguments.
 
     Gives a view with ``.stop()``. In a terminal the result is shown once.
 
     Raises:
+        InputError: it cannot be drawn so.
         Error: what the query raises at first.
     """
     from ipyconvexai.application import app
@@ -46,6 +53,7 @@ def live(query: Any, /, render: Callable[[Any], Any] | None = None, **args: Any)
     from ipyconvexai.watching import look_at, print_of
 
     shell: Any = get_ipython()
+    render = _renderer(render)
     current = app()
     function, look = look_at(current, query, args)
     prints = print_of(function)
@@ -99,6 +107,16 @@ class Live:
 
     def __repr__(self) -> str:
         return f"<live view of {self._name}: {'running' if self.running else 'stopped'}>"
+
+
+def _renderer(render: Any) -> Callable[[Any], Any] | None:
+    if render is None or callable(render):
+        return render  # type: ignore[no-any-return] # just seen
+    from ipyconvexai.drawing.plotting import KINDS, chart
+
+    if render not in KINDS:
+        raise InputError(f"render={render!r:.80} draws nothing", cure=f"Use one of {', '.join(KINDS)}, or a function.")
+    return functools.partial(chart, kind=render)
 
 
 def _drawn(shell: Any, render: Callable[[Any], Any] | None, value: Any) -> Bundle:

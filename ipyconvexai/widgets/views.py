@@ -14,7 +14,7 @@ import traitlets
 
 from ipyconvexai.hearing import Ear
 
-__all__ = ["ChatView"]
+__all__ = ["ChatView", "FormView"]
 
 Said = dict[str, Any]
 
@@ -57,3 +57,8 @@ def _said(data: dict[str, Any]) -> Said | None:
 class ChatView(View):
     _esm = asset("tools.js", "context.js", "settings.js", "chat.js")
     _css = asset("chat.css", "tools.css", "context.css")
+
+
+class FormView(View):
+    _esm = asset("form.js")
+    _css = asset("form.css")

@@ -204,3 +204,42 @@ def test_what_run_gives_is_drawn(kernel: Any, store: Store):
     assert frame["text/html"].startswith("<table")
     for line in ("%ai jobs", "%ai crons", "%ai limits"):
         assert kernel.run(line).printed, "there is none, and it says how to make one"
+
+
+def alt_of(frame: dict[str, str]) -> str:
+    assert frame["text/html"].startswith('<img src="data:image/png;base64,iVBOR')
+    return frame["text/plain"]
+
+
+CHARTS = """
+@ai.query
+def live_lengths(ctx, containing: str) -> list[dict]:
+    return [{"title": row["title"], "length": len(row["title"])} for row in live_titles(ctx, containing)]
+"""
+
+
+def test_a_chart_is_drawn_again_after_each_commit(kernel: Any, store: Store):
+    assert kernel.run(CHARTS).status == "ok"
+    code = "view = ai.live(live_lengths, render='column', containing='chart')"
+    request, frames = begin(kernel, code, "live-7")
+    assert alt_of(frames[0]).startswith("Column chart: no rows yet")
+    add(store, "chart <img src=x onerror=alert(1)>")
+    shown = update_of(kernel, request)
+    assert alt_of(shown).endswith("length by title. chart <img src=x onerror=alert(1)>: 34.")
+    assert shown["text/html"].count("<") == 1, "the title is text"
+    kernel.run("view.stop()")
+    drawing = "lambda rows: ai.chart(rows, 'line', y='length', title='T')"
+    code = f"view = ai.live(live_lengths, {drawing}, containing='chart')"
+    request, frames = begin(kernel, code, "live-8")
+    assert alt_of(frames[0]).startswith("Line chart: T. chart ")
+    kernel.run("view.stop()")
+    result = kernel.run("ai.live(live_lengths, render='pie', containing='chart')")
+    assert result.of("error")[0]["ename"] == "InputError"
+
+
+def test_a_frame_is_drawn_as_a_table(kernel: Any, store: Store):
+    code = "import pandas as pd\nview = ai.live(live_titles, lambda rows: pd.DataFrame({'<b>': ['<i>', 2]}))"
+    _, frames = begin(kernel, code, "live-9")
+    assert frames[0]["text/html"].startswith('<table class="mathjax_ignore')
+    assert "&lt;i&gt;" in frames[0]["text/html"]
+    kernel.run("view.stop()")

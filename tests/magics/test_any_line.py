@@ -17,8 +17,8 @@ from tests.magics.conftest import Run, Scripted
 # --eval runs the cell as Python: what that raises is the user's own.
 WORDS = [*OPTIONS, *(flag for flag in FLAGS if flag != "--eval")]
 COMMANDS = (
-    "alias batches budget cancel chat conversations crons dealias delete diff doctor error export fix functions help"
-    " jobs limits list log model prompts purge register replay reset run show sql update usage version why"
+    "alias batches budget cancel chat conversations crons dealias delete diff doctor error export fix form functions"
+    " help jobs limits list log model prompts purge register replay reset run show sql update usage version why"
 ).split()
 PLAIN = [
     *(

@@ -23,7 +23,7 @@ class Message {
       return;
     }
     while (this.body.children.length > told.keep) this.body.lastElementChild.remove();
-    for (const html of told.blocks) this.body.append(this.block(html));
+    for (const html of told.blocks) this.body.append(block(html));
     const open = told.status === "pending" || told.status === "streaming";
     clearInterval(this.clock);
     this.element.setAttribute("aria-busy", String(open));
@@ -46,17 +46,6 @@ class Message {
     show();
     this.clock = setInterval(show, 500);
     return note;
-  }
-
-  block(html) {
-    const block = make("div", { className: "ai-block" });
-    setHtml(block, html);
-    for (const link of block.querySelectorAll("a")) link.target = "_blank";
-    for (const code of block.querySelectorAll("pre")) {
-      code.tabIndex = 0; // what scrolls can be reached with the keyboard
-      code.before(copyButton(() => code.innerText));
-    }
-    return block;
   }
 }
 
@@ -265,24 +254,12 @@ function render({ model, el }) {
     event.stopPropagation(); // Shift+Enter would run the cell
   });
 
-  // The next output holds the transcript, for when this panel is gone.
-  function hideTranscript() {
-    const output = el.closest(".jp-OutputArea-child")?.nextElementSibling;
-    if (output) output.style.display = "none";
-  }
-
   model.on("msg:custom", hear);
   el.append(root);
   say({ kind: "hello" });
-  hideTranscript();
-  const outputs = new MutationObserver(hideTranscript);
-  requestAnimationFrame(() => {
-    const area = el.closest(".jp-OutputArea");
-    if (area) outputs.observe(area, { childList: true });
-    hideTranscript();
-  });
+  const showTranscript = hideTranscript(el);
   return () => {
-    outputs.disconnect();
+    showTranscript();
     room.disconnect();
     context.keep();
     model.off("msg:custom", hear);

@@ -33,3 +33,31 @@ function button(label, className, press) {
   made.addEventListener("click", press);
   return made;
 }
+
+// What render/ made of markdown, or of a table.
+function block(html) {
+  const made = make("div", { className: "ai-block" });
+  setHtml(made, html);
+  for (const link of made.querySelectorAll("a")) link.target = "_blank";
+  for (const code of made.querySelectorAll("pre")) {
+    code.tabIndex = 0; // what scrolls can be reached with the keyboard
+    code.before(copyButton(() => code.innerText));
+  }
+  return made;
+}
+
+// The next output of the cell is for when this widget is gone. Gives what ends the hiding.
+function hideTranscript(el) {
+  const hide = () => {
+    const output = el.closest(".jp-OutputArea-child")?.nextElementSibling;
+    if (output) output.style.display = "none";
+  };
+  hide();
+  const outputs = new MutationObserver(hide);
+  requestAnimationFrame(() => {
+    const area = el.closest(".jp-OutputArea");
+    if (area) outputs.observe(area, { childList: true });
+    hide();
+  });
+  return () => outputs.disconnect();
+}

@@ -1,4 +1,6 @@
-"""A real JupyterLab in a real Chromium, one of each for a module.
+"""A real JupyterLab or Notebook 7 in a real Chromium, one of each for a module.
+
+A module is of JupyterLab, unless it says ``pytest.mark.parametrize("server", ["lab", "notebook"], indirect=True)``.
 
 Chromium is the machine's own (Debian's package ``chromium``), never a download. ``IPYCONVEXAI_CHROMIUM`` names another.
 Nothing of it outlives its module: Playwright's loop runs in this thread while its browser lives, and other tests begin
@@ -65,8 +67,18 @@ def endpoint() -> Iterator[Scripted]:
         yield double
 
 
+@pytest.fixture
+def scripted(endpoint: Scripted) -> Iterator[Scripted]:
+    """The provider, whose script is the test's own."""
+    yield endpoint
+    endpoint.scripted.clear()
+
+
 @pytest.fixture(scope="module")
-def server(chromium: str, endpoint: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(
+    chromium: str, endpoint: Scripted, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    app = getattr(request, "param", "lab")
     environment = {
         "OPENAI_BASE_URL": endpoint.url,
         "OPENAI_API_KEY": KEY,
@@ -74,7 +86,7 @@ def server(chromium: str, endpoint: Scripted, tmp_path_factory: pytest.TempPathF
         "IPYCONVEXAI_DB": "ledger.duckdb",  # beside the notebook: a kernel starts in its notebook's folder
         "IPYCONVEXAI_KEEPER_LINGER": "0.5",
     }
-    server = Server(tmp_path_factory.mktemp("lab"), environment)
+    server = Server(tmp_path_factory.mktemp(app), environment, app)
     yield server
     server.close()
 
@@ -89,10 +101,11 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @dataclass
 class Window:
-    """A page of the browser, with the guard that saw all of it."""
+    """A page of the browser, with the guard that saw all of it, and the notebook that tests share in it."""
 
     page: Page
     guard: Guard
+    shared: Notebook | None = None
 
 
 @pytest.fixture(scope="module")
@@ -120,30 +133,60 @@ def guard(window: Window) -> Guard:
 
 
 @pytest.fixture
-def notebook(
-    window: Window, windows: list[Window], server: Server, request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Open]:
-    """``notebook(cell, ...)``: these cells in the page, the extension loaded. A picture is taken where a test fails."""
-    opened: list[Notebook] = []
-
-    def open_notebook(*cells: str) -> Notebook:
-        if opened:
-            opened.pop().close()
-        number = len(list(server.notebooks.iterdir()))
-        notebook = Notebook(window.page, server, server.write(f"{number:03}", list(cells)))
-        opened.append(notebook)
-        notebook.silently("%load_ext ipyconvexai\nimport ipyconvexai as ai")
-        window.guard.begin(window.page)
-        return notebook
-
+def picture_of_a_failure(
+    window: Window, windows: list[Window], request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[None]:
+    """Where a test fails; and the next one gets a page of its own."""
     failed_before = request.session.testsfailed
-    yield open_notebook
+    yield
     if request.session.testsfailed > failed_before:
         picture = tmp_path / "page.png"
         window.page.screenshot(path=picture)
         print(f"The page when the test failed: {picture}")
         windows.remove(window)
         window.page.context.close()
-    else:
-        for notebook in opened:
-            notebook.close()
+
+
+def _opened(window: Window, server: Server, cells: tuple[str, ...], kernel: str = "python3") -> Notebook:
+    number = len(list(server.notebooks.iterdir()))
+    notebook = Notebook(window.page, server, server.write(f"{number:03}", list(cells), kernel))
+    notebook.silently("%load_ext ipyconvexai\nimport ipyconvexai as ai")
+    return notebook
+
+
+@pytest.fixture
+def notebook(
+    window: Window, server: Server, request: pytest.FixtureRequest, picture_of_a_failure: None
+) -> Iterator[Open]:
+    """``notebook(cell, ...)``: these cells in the page, in a kernel of their own, the extension loaded."""
+    opened: list[Notebook] = []
+
+    def open_notebook(*cells: str, kernel: str = "python3") -> Notebook:
+        for before in [*opened, *([window.shared] if window.shared else [])]:
+            before.close()
+        opened.clear()
+        window.shared = None
+        opened.append(_opened(window, server, cells, kernel))
+        window.guard.begin(window.page)
+        return opened[0]
+
+    failed_before = request.session.testsfailed
+    yield open_notebook
+    if request.session.testsfailed == failed_before:  # else there is a picture to take
+        for each in opened:
+            each.close()
+
+
+@pytest.fixture
+def shared(window: Window, server: Server, picture_of_a_failure: None) -> Open:
+    """``shared(cell, ...)``: these cells in a notebook whose kernel other tests had before: for those that leave it as
+    it was. Conversations of theirs are there, so titles differ."""
+
+    def replace_cells(*cells: str) -> Notebook:
+        if window.shared is None:
+            window.shared = _opened(window, server, cells)
+        window.shared.replace(list(cells))
+        window.guard.begin(window.page)
+        return window.shared
+
+    return replace_cells

@@ -138,7 +138,9 @@ class Server:
 
 def _options(app: str, port: int, root: Path) -> list[str]:
     return [
-        "--JupyterNotebookApp.expose_app_in_browser=True" if app == "notebook" else "--LabApp.expose_app_in_browser=True",
+        "--JupyterNotebookApp.expose_app_in_browser=True"
+        if app == "notebook"
+        else "--LabApp.expose_app_in_browser=True",
         "--no-browser",
         "--allow-root",
         "--ServerApp.ip=127.0.0.1",

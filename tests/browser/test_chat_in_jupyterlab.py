@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
 from playwright.sync_api import expect
 
 from ipyconvexai.testing import Answer, Fault
@@ -14,9 +15,9 @@ from tests.browser.lab import Notebook, Server
 from tests.browser.talking import LONG_TASKS, TEXT, answers, own, panel, say
 from tests.browser.test_hostile_text_in_jupyterlab import SAMPLE
 
-import pytest
-
 pytestmark = pytest.mark.parametrize("server", ["lab", "notebook"], indirect=True)
+
+
 def test_it_is_there_and_answers(notebook: Open, scripted: Scripted, guard: Guard):
     scripted.scripted["Show me"] = Answer(TEXT)
     book = notebook("ai.chat('Bridges')")
@@ -198,6 +199,8 @@ chat._ipython_display_()
 view_send = chat._view.send
 chat._view.send = lambda content: (sent.append(content), view_send(content))[1]
 """
+
+
 def test_a_thousand_pieces_at_200_a_second(notebook: Open, scripted: Scripted):
     paragraph = "## Part {n}\n\nSome *words* of part {n}, and `code`, again and again and again and again."
     text = "\n\n".join(paragraph.format(n=n) + "\n\n- a point\n- another point" for n in range(46))

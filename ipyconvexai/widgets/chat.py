@@ -108,6 +108,7 @@ class Chat:
         if self._app.is_closed:
             self._view.send({"kind": "error", "text": CLOSED})
         else:
+            self._view.send({"kind": "heard"})
             self._app.loop.submit(self._do(said))
 
     async def _do(self, said: dict[str, Any]) -> None:

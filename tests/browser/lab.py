@@ -207,7 +207,10 @@ _READY = """async ({path, patience}) => {
   window.panel = panel;
   panel.node.id = "tried";
 }"""
-_OPEN = """async (path) => { await window.jupyterapp.commands.execute("docmanager:open", {path}); }"""
+_OPEN = """async (path) => {
+  await window.jupyterapp.serviceManager.kernelspecs.refreshSpecs();
+  await window.jupyterapp.commands.execute("docmanager:open", {path});
+}"""
 _REPLACE = """(sources) => {
   const shared = window.panel.content.model.sharedModel;
   shared.deleteCellRange(0, shared.cells.length);

@@ -1,6 +1,9 @@
 // The chat panel's page. The kernel says what there is (see talk.py); this draws it, and says what people do.
 // Text and HTML go in through common.js, which stands before this.
 
+const PATIENCE = 5000; // milliseconds
+const NO_ANSWER = "The kernel does not answer. If it began anew: run the cell again to go on with this conversation.";
+
 class Message {
   constructor(id, role, say) {
     this.id = id;
@@ -97,7 +100,31 @@ function render({ model, el }) {
   function say(said) {
     banner.hidden = true;
     if (said.kind === "editing") return edit(said.message);
-    model.send(said);
+    unheard = said.text ?? unheard;
+    clearTimeout(patience);
+    if (state.busy) patience = setTimeout(giveBack, PATIENCE);
+    model.send(said); // which fails where the kernel is gone
+  }
+
+  // The kernel answers at once that it heard. What it did not hear stands in the input again.
+  let unheard = "";
+  let patience, isDeaf = false;
+
+  function giveBack() {
+    isDeaf = true;
+    fail(NO_ANSWER);
+    input.value ||= unheard;
+    grow();
+  }
+
+  function heard() {
+    clearTimeout(patience);
+    if (isDeaf) {
+      isDeaf = false;
+      banner.hidden = true;
+      if (input.value === unheard) input.value = "";
+    }
+    unheard = "";
   }
 
   function edit(message) {
@@ -173,6 +200,7 @@ function render({ model, el }) {
   // Messages may come faster than the page is drawn: what has come by then is drawn at once.
   let waiting = [];
   function hear(message) {
+    heard();
     if (message.kind === "error") {
       fail(message.text);
     } else if (message.kind === "conversations") {
@@ -211,7 +239,8 @@ function render({ model, el }) {
   });
   root.addEventListener("keydown", (event) => {
     if (event.key === "Escape") {
-      if (editing) edit(null);
+      if (!menu.hidden) { toggle(false); more.focus(); }
+      else if (editing) edit(null);
       else if (!stop.hidden) say({ kind: "stop" });
     }
     event.stopPropagation(); // Shift+Enter would run the cell
@@ -223,9 +252,11 @@ function render({ model, el }) {
     if (output) output.style.display = "none";
   }
 
+  const greet = () => say({ kind: "hello" });
   model.on("msg:custom", hear);
+  model.on("comm_live_update", greet); // Jupyter's widgets: the kernel begins anew, or is back
   el.append(root);
-  say({ kind: "hello" });
+  greet();
   hideTranscript();
   const outputs = new MutationObserver(hideTranscript);
   requestAnimationFrame(() => {
@@ -235,7 +266,9 @@ function render({ model, el }) {
   });
   return () => {
     outputs.disconnect();
+    clearTimeout(patience);
     model.off("msg:custom", hear);
+    model.off("comm_live_update", greet);
   };
 }
 

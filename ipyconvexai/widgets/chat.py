@@ -77,19 +77,25 @@ class Chat:
         """The panel, and below it the transcript for viewers without a kernel; the panel hides it."""
         from IPython.display import display
 
-        from ipyconvexai.hearing import hears_while_busy, in_kernel
+        from ipyconvexai.hearing import in_kernel
 
         if not in_kernel():
             print(repr(self))
             return
+        show: Any = display  # IPython has no types for it
+        show(self._display_())
+        self._transcripts.append(show(self._transcript(), raw=True, display_id=True))
+
+    def _display_(self) -> Any:
+        """The widget, which is what marimo asks for."""
+        from ipyconvexai.hearing import hears_while_busy
+
         if self._view is None:
             from ipyconvexai.widgets.views import ChatView  # imports anywidget
 
             state = {"title": plain_text(self.title), "busy": hears_while_busy()}
             self._view = ChatView(state, self._heard)
-        show: Any = display  # IPython has no types for it
-        show(self._view)
-        self._transcripts.append(show(self._transcript(), raw=True, display_id=True))
+        return self._view
 
     def _transcript(self) -> dict[str, str]:
         return markdown_bundle(self._talk.transcript(), note=NOT_CONNECTED)

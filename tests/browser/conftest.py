@@ -45,14 +45,20 @@ class Scripted(Endpoint):
         super().__init__(lambda call: self.scripted.get(call.prompt.split("\n")[0]), key=KEY)
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The program's path. Nothing is left out quietly: `make test` demands it, elsewhere the reason names the cure."""
+def find_chromium() -> str | None:
     named = os.environ.get("IPYCONVEXAI_CHROMIUM")
     for name in [named] if named else ["chromium", "chromium-browser", "google-chrome"]:
         found = shutil.which(name)
         if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
             return found
+    return None
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program's path. Nothing is left out quietly: `make test` demands it, elsewhere the reason names the cure."""
+    if (found := find_chromium()) is not None:
+        return found
     missing = "NO BROWSER TEST RUNS: there is no Chromium that starts (Debian: apt-get install chromium)"
     if os.environ.get("IPYCONVEXAI_TEST_BROWSER") == "required":
         pytest.fail(missing)
@@ -74,19 +80,23 @@ def scripted(endpoint: Scripted) -> Iterator[Scripted]:
     endpoint.scripted.clear()
 
 
-@pytest.fixture(scope="module")
-def server(
-    chromium: str, endpoint: Scripted, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Server]:
-    app = getattr(request, "param", "lab")
-    environment = {
-        "OPENAI_BASE_URL": endpoint.url,
+def environment(url: str) -> dict[str, str]:
+    """A kernel's, whose provider is at `url`."""
+    return {
+        "OPENAI_BASE_URL": url,
         "OPENAI_API_KEY": KEY,
         "IPYCONVEXAI_MODEL": "openai:gpt-4o-mini",
         "IPYCONVEXAI_DB": "ledger.duckdb",  # beside the notebook: a kernel starts in its notebook's folder
         "IPYCONVEXAI_KEEPER_LINGER": "0.5",
     }
-    server = Server(tmp_path_factory.mktemp(app), environment, app)
+
+
+@pytest.fixture(scope="module")
+def server(
+    chromium: str, endpoint: Scripted, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    app = getattr(request, "param", "lab")
+    server = Server(tmp_path_factory.mktemp(app), environment(endpoint.url), app)
     yield server
     server.close()
 

@@ -63,7 +63,7 @@ class Server:
         self._kernels = home / "data" / "kernels"
         self._log = home / "server.log"
         _write_settings(home / "settings")
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -180,7 +180,7 @@ def _write_settings(folder: Path) -> None:
         path.write_text(json.dumps(settings))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

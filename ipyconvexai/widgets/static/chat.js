@@ -93,7 +93,7 @@ function render({ model, el }) {
     { className: "ai-widget ai-chat", "aria-label": `Chat: ${state.title}`, "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "" },
     make("header", { className: "ai-head" }, heading, more),
     menu, log, status, banner, form,
-    make("p", { className: "ai-deaf", hidden: state.busy, textContent: "This kernel hears nothing while a cell runs; ipykernel 7 does." }),
+    make("p", { className: "ai-deaf", hidden: state.busy, textContent: "While a cell runs, nothing is heard here. Jupyter hears it, with ipykernel 7." }),
   );
   let editing = null; // the message that what is sent stands in place of
 

@@ -48,6 +48,7 @@ class Chat:
     def __init__(self, owner: App, title: str | None, system: str | None) -> None:
         self._app = owner
         self._talk = Talk(owner, title, system, self._tell)
+        self._talk.is_watched = False  # the page asks when it is there
         self._view: Any = None
         self._transcripts: list[Any] = []  # the outputs that have it
 
@@ -121,7 +122,9 @@ class Chat:
         try:
             match said:
                 case {"kind": "hello"}:
-                    self._view.send({"kind": "told", "updates": self._talk.snapshot()})
+                    for updates in self._talk.snapshot():
+                        self._view.send({"kind": "told", "updates": updates})
+                        await asyncio.sleep(0)  # others use the loop, too
                 case {"kind": "send", "text": str(text)}:
                     await self._talk.send(text)
                 case {"kind": "stop"}:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,9 @@ Update = dict[str, Any]
 DRAW_EVERY = 0.05  # seconds between two tellings of a message that grows, at least
 SHARE = 3  # drawing takes at most a part in so many of the time, however long the last block is
 OPEN = ("pending", "streaming")
+PART = 40  # messages that are told at once; a page draws them between two frames
+TRANSCRIPT = 60  # messages of a transcript, and
+LONGEST_TRANSCRIPT = 40_000  # characters: a front end draws all of it after each turn, seen or not
 
 _MESSAGES = """
 SELECT m.id::VARCHAR, m.role, m.status, length(m.content), m.error_code, m.error_message, m.finish_reason,
@@ -112,6 +115,7 @@ class Talk:
         self.title = title
         self.id: str | None = None
         self._messages: dict[str, _Message] = {}
+        self.is_watched = True  # False: until somebody asks for a snapshot nothing is drawn
         self._drafts: dict[str, Draft] = {}  # what this process writes
         self._drawing: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
@@ -206,20 +210,28 @@ class Talk:
         return await self._app.functions.arun(registry.find(name), args)
 
     # ------------------------------------------------------------------------------------------ following
-    def snapshot(self) -> list[Update]:
-        """All of it, for a page that knows nothing."""
-        messages = [message.update(whole=True) for message in self._messages.values()]
-        return [self._titled(), *messages, self._order()]
+    def snapshot(self) -> Iterator[list[Update]]:
+        """All of it, for a page that knows nothing: the newest messages first, which is where one looks."""
+        self.is_watched = True
+        yield [self._titled()]
+        messages = list(self._messages.values())
+        for end in range(len(messages), 0, -PART):
+            yield [*(message.update(whole=True) for message in messages[max(0, end - PART) : end]), self._order()]
 
     def transcript(self) -> str:
-        """All of it as markdown, which is not safe yet."""
+        """Its newest messages as markdown, which is not safe yet."""
         names = {"user": "You", "assistant": "Assistant"}
-        said = [
-            f"**{names.get(message.role, message.role)}:**\n\n{message.text.strip()}"
-            for message in self._messages.values()
-            if message.text.strip()
-        ]
-        return "\n\n".join([f"**{self.title or 'A conversation that was deleted'}**", *said])
+        messages = [message for message in self._messages.values() if message.text.strip()]
+        said: list[str] = []
+        left = LONGEST_TRANSCRIPT
+        for message in reversed(messages[-TRANSCRIPT:]):
+            left -= len(message.text)
+            if left < 0 and said:
+                break
+            said.append(f"**{names.get(message.role, message.role)}:**\n\n{message.text.strip()}")
+        earlier = len(messages) - len(said)
+        note = [f"*({earlier:,} earlier messages are in the ledger.)*"] if earlier else []
+        return "\n\n".join([f"**{self.title or 'A conversation that was deleted'}**", *note, *reversed(said)])
 
     def _titled(self) -> Update:
         return {"kind": "title", "title": None if self.title is None else plain_text(self.title)}
@@ -278,11 +290,12 @@ class Talk:
         self._messages = {row[0]: self._messages.get(row[0]) or _Message(row[0]) for row in rows}
         over = {row[0] for row in rows if row[2] not in OPEN}
         self._drafts = {key: draft for key, draft in self._drafts.items() if key not in over}
-        updates = [
-            self._messages[row[0]].update()
+        changed = [
+            self._messages[row[0]]
             for row in rows
             if self._messages[row[0]].take(row, texts.get(row[0]), self._drafts.get(row[0]))
         ]
+        updates = [message.update() for message in changed] if self.is_watched else []
         return updates if before == list(self._messages) else [*updates, self._order()]
 
     def _rows(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:

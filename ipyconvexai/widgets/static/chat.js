@@ -180,10 +180,13 @@ function render({ model, el }) {
             messages.delete(id);
           }
         }
-        update.ids.forEach((id, at) => {
+        let next = null; // from the end, as older ones may still be on their way
+        for (const id of update.ids.toReversed()) {
           const element = messages.get(id)?.element;
-          if (element && log.children[at] !== element) log.insertBefore(element, log.children[at] ?? null);
-        });
+          if (!element) continue;
+          if (element.nextSibling !== next) log.insertBefore(element, next);
+          next = element;
+        }
       }
     }
     const all = [...messages.values()];
@@ -197,8 +200,15 @@ function render({ model, el }) {
     if (atEnd) log.scrollTop = log.scrollHeight;
   }
 
-  // Messages may come faster than the page is drawn: what has come by then is drawn at once.
-  let waiting = [];
+  // What has come is drawn before the next frame, unless it is so much that the page would stand still.
+  const waiting = [];
+  function draw() {
+    const ends = performance.now() + 30;
+    do told(waiting.shift());
+    while (waiting.length && performance.now() < ends);
+    if (waiting.length) requestAnimationFrame(draw);
+  }
+
   function hear(message) {
     heard();
     if (message.kind === "error") {
@@ -206,8 +216,8 @@ function render({ model, el }) {
     } else if (message.kind === "conversations") {
       list(message.found);
     } else if (message.kind === "told") {
-      if (!waiting.length) requestAnimationFrame(() => told(waiting.splice(0)));
-      waiting.push(...message.updates);
+      if (!waiting.length) requestAnimationFrame(draw);
+      waiting.push(message.updates);
     }
   }
 

@@ -10,7 +10,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format format-check types bench weights clean
+.PHONY: help demo test lint format format-check types bench bench-browser weights clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -59,6 +59,9 @@ types: $(VENV)/.installed-dev ## mypy, strict
 
 bench: $(VENV)/.installed-dev ## the benchmarks, as a table with ratios; ARGS=summarize runs one
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+bench-browser: $(VENV)/.installed-dev ## the figures of the chat panel, in JupyterLab in a Chromium
+	@$(BIN)/python tests/benchmarks/run.py browser
 
 clean: ## remove the environment and what was generated
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis notebooks/executed

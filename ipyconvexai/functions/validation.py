@@ -521,7 +521,7 @@ class Arguments:
         """A parameter's hint as it is written; an empty string where there is none."""
         return self._text(name) if name in self._hints.raw else ""
 
-    def schema(self, name: str) -> dict[str, Any] | None:
+    def schema_of(self, name: str) -> dict[str, Any] | None:
         """What fits a parameter, as JSON schema; None: JSON has no such values (a frame, an object of some class).
 
         Raises:

@@ -91,16 +91,22 @@ def _image(renderer: Any, tokens: Sequence[Token], index: int, options: Any, env
 def _highlight(code: str, language: str, attributes: str) -> str:
     """Coloured HTML, or an empty string, by which markdown-it escapes the code itself."""
     from pygments import highlight
-    from pygments.formatters import HtmlFormatter
     from pygments.lexers import get_lexer_by_name
     from pygments.util import ClassNotFound
 
     if not language or len(code) > _MAX_CODE:
         return ""
     try:
-        return str(highlight(code, get_lexer_by_name(language), HtmlFormatter(nowrap=True)))
+        return str(highlight(code, get_lexer_by_name(language), _formatter()))
     except ClassNotFound:
         return ""
+
+
+@cache
+def _formatter() -> Any:
+    from pygments.formatters import HtmlFormatter
+
+    return HtmlFormatter(nowrap=True)
 
 
 def _math(tex: str, options: dict[str, Any]) -> str:

@@ -66,6 +66,7 @@ class Chat:
     def __init__(self, owner: App, title: str | None, *, suggestions: Sequence[str] = (), **options: Any) -> None:
         self._app = owner
         self._talk = Talk(owner, title, self._tell, **options)
+        self._talk.is_watched = False  # the page asks when it is there
         self._composer = Composer(self._talk, lambda told: self._send(**told))
         self._suggestions = suggestions
         self._view: Any = None
@@ -111,26 +112,32 @@ class Chat:
         from IPython.display import display
 
         from ipyconvexai.cells import when_run_again
-        from ipyconvexai.hearing import hears_while_busy, in_kernel
+        from ipyconvexai.hearing import in_kernel
 
         if not in_kernel():
             print(repr(self))
             return
+        self._shown += 1
+        when_run_again(self._run_again)
+        show: Any = display  # IPython has no types for it
+        show(self._display_())
+        transcript = markdown_bundle(self._talk.transcript(), note=NOT_CONNECTED)
+        self._transcripts.append(show(transcript, raw=True, display_id=True))
+
+    def _display_(self) -> Any:
+        """The widget, which is what marimo asks for."""
+        from ipyconvexai.hearing import hears_while_busy
+
         if self._closed:
             self._open()
             self._closed = False
-        self._shown += 1
-        when_run_again(self._run_again)
         if self._view is None:
             from ipyconvexai.widgets.views import ChatView  # imports anywidget
 
             suggestions = [plain_text(each) for each in self._suggestions]
             state = {"title": plain_text(self.title), "busy": hears_while_busy(), "suggestions": suggestions}
             self._view = ChatView(state, self._heard)
-        show: Any = display  # IPython has no types for it
-        show(self._view)
-        transcript = markdown_bundle(self._talk.transcript(), note=NOT_CONNECTED)
-        self._transcripts.append(show(transcript, raw=True, display_id=True))
+        return self._view
 
     def _tell(self, updates: list[Update]) -> None:
         if self._view is None:
@@ -159,13 +166,16 @@ class Chat:
         if self._app.is_closed:
             self._fail(CLOSED)
         else:
+            self._send("heard")
             self._app.loop.submit(self._do(said))
 
     async def _do(self, said: dict[str, Any]) -> None:
         try:
             match said:
                 case {"kind": "hello"}:
-                    self._send("told", updates=self._talk.snapshot())
+                    for updates in self._talk.snapshot():
+                        self._send("told", updates=updates)
+                        await asyncio.sleep(0)  # others use the loop, too
                     self._composer.tell_files()
                 case {"kind": str(kind)} if kind in HEARD:
                     await self._composer.hear(said)

@@ -86,7 +86,7 @@ def fields_of(arguments: Arguments, given: Mapping[str, Any], names: Names) -> l
 
 
 def _field(arguments: Arguments, name: str, given: Mapping[str, Any], names: Names) -> Field:
-    schema, defaults = arguments.schema(name), arguments.defaults
+    schema, defaults = arguments.schema_of(name), arguments.defaults
     inner, nullable = _without_null(schema or {})
     if schema is None or (not schema and _names_frame(name)):
         made = Field(name, "variable")
@@ -260,7 +260,7 @@ def _meant(arguments: Arguments, one: Field, word: str, names: Names) -> Any:
 
 
 def _item(arguments: Arguments, one: Field, line: str) -> Any:
-    items = _without_null(arguments.schema(one.name) or {})[0].get("items", {})
+    items = _without_null(arguments.schema_of(one.name) or {})[0].get("items", {})
     if items.get("type") == "string":
         return line
     try:
@@ -277,7 +277,7 @@ def _read(arguments: Arguments, name: str, plain: Any) -> Any:
 
 def variables_for(arguments: Arguments, one: Field, names: Names) -> list[dict[str, str]]:
     """The user's variables that can stand there, with what each is."""
-    hinted = arguments.schema(one.name) is None
+    hinted = arguments.schema_of(one.name) is None
     found: list[dict[str, str]] = []
     for name, value in list(names().items()):
         if name[:1] == "_" or value is None or len(found) >= MOST_VARIABLES:

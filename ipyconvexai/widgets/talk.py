@@ -27,7 +27,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -63,6 +63,9 @@ STATES = {  # of a call
     "canceled": "was stopped",
 }
 LONGEST_CALL = 20_000  # characters of a call's arguments or result that are shown
+PART = 40  # messages that are told at once; a page draws them between two frames
+TRANSCRIPT = 60  # messages of a transcript, and
+LONGEST_TRANSCRIPT = 40_000  # characters: a front end draws all of it after each turn, seen or not
 
 _MESSAGES = """
 SELECT m.id::VARCHAR, m.role, m.status, length(m.content), m.error_code, m.error_message, m.finish_reason,
@@ -183,6 +186,7 @@ class Talk:
         self._total = ""
         self.id: str | None = None
         self._messages: dict[str, _Message] = {}
+        self.is_watched = True  # False: until somebody asks for a snapshot nothing is drawn
         self._drafts: dict[str, Draft] = {}  # what this process writes
         self._attached: dict[str, list[dict[str, Any]]] = {}  # names, kinds and tokens
         self._drawing: asyncio.Task[None] | None = None
@@ -355,20 +359,29 @@ class Talk:
         return await self._app.functions.arun(registry.find(name), args)
 
     # ------------------------------------------------------------------------------------------ following
-    def snapshot(self) -> list[Update]:
-        """All of it, for a page that knows nothing."""
-        messages = [message.update(whole=True) for message in self._messages.values()]
-        return [self._titled(), self._set(), *messages, self._order(), self._totalled()]
+    def snapshot(self) -> Iterator[list[Update]]:
+        """All of it, for a page that knows nothing: the newest messages first, which is where one looks."""
+        self.is_watched = True
+        yield [self._titled(), self._set(), self._totalled()]
+        messages = list(self._messages.values())
+        for end in range(len(messages), 0, -PART):
+            yield [*(message.update(whole=True) for message in messages[max(0, end - PART) : end]), self._order()]
 
     def transcript(self) -> str:
-        """All of it as markdown, which is not safe yet."""
+        """Its newest messages as markdown, which is not safe yet."""
         names = {"user": "You", "assistant": "Assistant", "tool": "Tool"}
-        said = [
-            f"**{names.get(message.role, message.role)}:**\n\n{message.said}"
-            for message in self._messages.values()
-            if message.said
-        ]
-        return "\n\n".join([f"**{self.title or 'A conversation that was deleted'}**", *said])
+        texts = [(names.get(message.role, message.role), message.said) for message in self._messages.values()]
+        texts = [(name, text) for name, text in texts if text]
+        said: list[str] = []
+        left = LONGEST_TRANSCRIPT
+        for name, text in reversed(texts[-TRANSCRIPT:]):
+            left -= len(text)
+            if left < 0 and said:
+                break
+            said.append(f"**{name}:**\n\n{text}")
+        earlier = len(texts) - len(said)
+        note = [f"*({earlier:,} earlier messages are in the ledger.)*"] if earlier else []
+        return "\n\n".join([f"**{self.title or 'A conversation that was deleted'}**", *note, *reversed(said)])
 
     def _titled(self) -> Update:
         return {"kind": "title", "title": None if self.title is None else plain_text(self.title)}
@@ -451,12 +464,13 @@ class Talk:
         over = {row[0] for row in rows if row[2] not in OPEN}
         self._drafts = {key: draft for key, draft in self._drafts.items() if key not in over}
         last = next(reversed(self._messages), None)
-        updates = []
+        changed = []
         for row in rows:
             message = self._messages[row[0]]
-            changed = message.take(row, texts.get(row[0]), self._drafts.get(row[0]))
-            if self._place(message, is_last=row[0] == last) or changed:
-                updates.append(message.update())
+            is_new = message.take(row, texts.get(row[0]), self._drafts.get(row[0]))
+            if self._place(message, is_last=row[0] == last) or is_new:
+                changed.append(message)
+        updates = [message.update() for message in changed] if self.is_watched else []
         return updates if before == list(self._messages) else [*updates, self._order()]
 
     def _place(self, message: _Message, *, is_last: bool) -> bool:

@@ -1,4 +1,6 @@
-"""A real JupyterLab in a real Chromium, one of each for a module.
+"""A real JupyterLab or Notebook 7 in a real Chromium, one of each for a module.
+
+A module is of JupyterLab, unless it says ``pytest.mark.parametrize("server", ["lab", "notebook"], indirect=True)``.
 
 Chromium is the machine's own (Debian's package ``chromium``), never a download. ``IPYCONVEXAI_CHROMIUM`` names another.
 Nothing of it outlives its module: Playwright's loop runs in this thread while its browser lives, and other tests begin
@@ -43,14 +45,20 @@ class Scripted(Endpoint):
         super().__init__(lambda call: self.scripted.get(call.prompt.split("\n")[0]), key=KEY)
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The program's path. Nothing is left out quietly: `make test` demands it, elsewhere the reason names the cure."""
+def find_chromium() -> str | None:
     named = os.environ.get("IPYCONVEXAI_CHROMIUM")
     for name in [named] if named else ["chromium", "chromium-browser", "google-chrome"]:
         found = shutil.which(name)
         if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
             return found
+    return None
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program's path. Nothing is left out quietly: `make test` demands it, elsewhere the reason names the cure."""
+    if (found := find_chromium()) is not None:
+        return found
     missing = "NO BROWSER TEST RUNS: there is no Chromium that starts (Debian: apt-get install chromium)"
     if os.environ.get("IPYCONVEXAI_TEST_BROWSER") == "required":
         pytest.fail(missing)
@@ -65,16 +73,30 @@ def endpoint() -> Iterator[Scripted]:
         yield double
 
 
-@pytest.fixture(scope="module")
-def server(chromium: str, endpoint: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    environment = {
-        "OPENAI_BASE_URL": endpoint.url,
+@pytest.fixture
+def scripted(endpoint: Scripted) -> Iterator[Scripted]:
+    """The provider, whose script is the test's own."""
+    yield endpoint
+    endpoint.scripted.clear()
+
+
+def environment(url: str) -> dict[str, str]:
+    """A kernel's, whose provider is at `url`."""
+    return {
+        "OPENAI_BASE_URL": url,
         "OPENAI_API_KEY": KEY,
         "IPYCONVEXAI_MODEL": "openai:gpt-4o-mini",
         "IPYCONVEXAI_DB": "ledger.duckdb",  # beside the notebook: a kernel starts in its notebook's folder
         "IPYCONVEXAI_KEEPER_LINGER": "0.5",
     }
-    server = Server(tmp_path_factory.mktemp("lab"), environment)
+
+
+@pytest.fixture(scope="module")
+def server(
+    chromium: str, endpoint: Scripted, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    app = getattr(request, "param", "lab")
+    server = Server(tmp_path_factory.mktemp(app), environment(endpoint.url), app)
     yield server
     server.close()
 
@@ -89,10 +111,11 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @dataclass
 class Window:
-    """A page of the browser, with the guard that saw all of it."""
+    """A page of the browser, with the guard that saw all of it, and the notebook that tests share in it."""
 
     page: Page
     guard: Guard
+    shared: Notebook | None = None
 
 
 @pytest.fixture(scope="module")
@@ -120,30 +143,60 @@ def guard(window: Window) -> Guard:
 
 
 @pytest.fixture
-def notebook(
-    window: Window, windows: list[Window], server: Server, request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Open]:
-    """``notebook(cell, ...)``: these cells in the page, the extension loaded. A picture is taken where a test fails."""
-    opened: list[Notebook] = []
-
-    def open_notebook(*cells: str) -> Notebook:
-        if opened:
-            opened.pop().close()
-        number = len(list(server.notebooks.iterdir()))
-        notebook = Notebook(window.page, server, server.write(f"{number:03}", list(cells)))
-        opened.append(notebook)
-        notebook.silently("%load_ext ipyconvexai\nimport ipyconvexai as ai")
-        window.guard.begin(window.page)
-        return notebook
-
+def picture_of_a_failure(
+    window: Window, windows: list[Window], request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[None]:
+    """Where a test fails; and the next one gets a page of its own."""
     failed_before = request.session.testsfailed
-    yield open_notebook
+    yield
     if request.session.testsfailed > failed_before:
         picture = tmp_path / "page.png"
         window.page.screenshot(path=picture)
         print(f"The page when the test failed: {picture}")
         windows.remove(window)
         window.page.context.close()
-    else:
-        for notebook in opened:
-            notebook.close()
+
+
+def _opened(window: Window, server: Server, cells: tuple[str, ...], kernel: str = "python3") -> Notebook:
+    number = len(list(server.notebooks.iterdir()))
+    notebook = Notebook(window.page, server, server.write(f"{number:03}", list(cells), kernel))
+    notebook.silently("%load_ext ipyconvexai\nimport ipyconvexai as ai")
+    return notebook
+
+
+@pytest.fixture
+def notebook(
+    window: Window, server: Server, request: pytest.FixtureRequest, picture_of_a_failure: None
+) -> Iterator[Open]:
+    """``notebook(cell, ...)``: these cells in the page, in a kernel of their own, the extension loaded."""
+    opened: list[Notebook] = []
+
+    def open_notebook(*cells: str, kernel: str = "python3") -> Notebook:
+        for before in [*opened, *([window.shared] if window.shared else [])]:
+            before.close()
+        opened.clear()
+        window.shared = None
+        opened.append(_opened(window, server, cells, kernel))
+        window.guard.begin(window.page)
+        return opened[0]
+
+    failed_before = request.session.testsfailed
+    yield open_notebook
+    if request.session.testsfailed == failed_before:  # else there is a picture to take
+        for each in opened:
+            each.close()
+
+
+@pytest.fixture
+def shared(window: Window, server: Server, picture_of_a_failure: None) -> Open:
+    """``shared(cell, ...)``: these cells in a notebook whose kernel other tests had before: for those that leave it as
+    it was. Conversations of theirs are there, so titles differ."""
+
+    def replace_cells(*cells: str) -> Notebook:
+        if window.shared is None:
+            window.shared = _opened(window, server, cells)
+        window.shared.replace(list(cells))
+        window.guard.begin(window.page)
+        return window.shared
+
+    return replace_cells

@@ -66,7 +66,7 @@ class Guard:
         self.ran: list[str] = []
         self.fetched: list[str] = []
         self._own = re.compile(
-            rf"{re.escape(origin)}/(api/|lab/(api|static|extensions)/|static/|lab/tree/[^?]+\?reset$)"
+            rf"{re.escape(origin)}/(api/|lab/(api|static|extensions)/|static/|custom/|lab/tree/[^?]+\?reset$|notebooks/)"
         )
         context.add_init_script(_ALARMS)
         context.on("request", self._requested)

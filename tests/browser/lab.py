@@ -1,7 +1,7 @@
-"""A JupyterLab of the tests' own, and the notebook that a browser shows of it.
+"""A JupyterLab or a Notebook 7 of the tests' own, and the notebook that a browser shows of it.
 
-`Server` starts JupyterLab in a folder of its own and ends it with all its kernels. `Notebook` drives the app that
-JupyterLab exposes to the page: keystrokes sent to a page that is still loading are lost, commands are not.
+`Server` starts one in a folder of its own and ends it with all its kernels. `Notebook` drives the app that both expose
+to the page: keystrokes sent to a page that is still loading are lost, commands are not.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ def follow():
     print("The tests ended.", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=follow, daemon=True).start()
-from jupyterlab.labapp import main
+from {module} import main
 sys.exit(main())
 """
+_MODULES = {"lab": "jupyterlab.labapp", "notebook": "notebook.app"}
 _SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
     # Every output is drawn, whether it is in view or not: what is not drawn shows nothing about what it would do.
@@ -47,23 +48,26 @@ _SETTINGS = {
 
 
 class Server:
-    """JupyterLab on a free port of loopback, without a token, with no file of the person who runs the tests.
+    """It is on a free port of loopback, without a token, with no file of the person who runs the tests.
 
     Args:
         home: an empty folder: HOME, every folder of Jupyter's and, below ``notebooks``, what it serves.
         environment: further variables for it and its kernels.
+        app: "lab" or "notebook".
     """
 
-    def __init__(self, home: Path, environment: dict[str, str]) -> None:
+    def __init__(self, home: Path, environment: dict[str, str], app: str = "lab") -> None:
+        self.app = app
         self.notebooks = home / "notebooks"
         self.notebooks.mkdir(parents=True)
+        self._kernels = home / "data" / "kernels"
         self._log = home / "server.log"
         _write_settings(home / "settings")
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _LAB, *_options(port, self.notebooks)],
+                [sys.executable, "-c", _LAB.format(module=_MODULES[app]), *_options(app, port, self.notebooks)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -91,9 +95,21 @@ class Server:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def write(self, name: str, cells: list[str]) -> Path:
+    def add_kernel(self, name: str, packages: Path) -> None:
+        """A kernel that finds its packages in this folder first."""
+        spec = {
+            "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            "display_name": name,
+            "language": "python",
+            "env": {"PYTHONPATH": os.pathsep.join([str(packages), str(ROOT)])},
+        }
+        path = self._kernels / name / "kernel.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(spec))
+
+    def write(self, name: str, cells: list[str], kernel_name: str = "python3") -> Path:
         """A notebook of these cells, in a folder of its own, which is its kernel's, too."""
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        kernel = {"name": kernel_name, "display_name": kernel_name, "language": "python"}
         notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
         notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
         path = self.notebooks / name / "tried.ipynb"
@@ -102,7 +118,8 @@ class Server:
         return path
 
     def address(self, path: Path) -> str:
-        return f"{self.url}/lab/tree/{path.relative_to(self.notebooks)}?reset"
+        inside = path.relative_to(self.notebooks).as_posix()
+        return f"{self.url}/lab/tree/{inside}?reset" if self.app == "lab" else f"{self.url}/notebooks/{inside}"
 
     @property
     def last_words(self) -> str:
@@ -115,12 +132,15 @@ class Server:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/api/status", timeout=2):
                 return
             if self._process.poll() is not None or time.monotonic() > ends:
-                raise RuntimeError(f"JupyterLab did not start:\n{self.last_words}")
+                raise RuntimeError(f"{self.app} did not start:\n{self.last_words}")
             time.sleep(0.05)
 
 
-def _options(port: int, root: Path) -> list[str]:
+def _options(app: str, port: int, root: Path) -> list[str]:
     return [
+        "--JupyterNotebookApp.expose_app_in_browser=True"
+        if app == "notebook"
+        else "--LabApp.expose_app_in_browser=True",
         "--no-browser",
         "--allow-root",
         "--ServerApp.ip=127.0.0.1",
@@ -132,7 +152,6 @@ def _options(port: int, root: Path) -> list[str]:
         "--LabApp.news_url=",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.extension_manager=readonly",
-        "--LabApp.expose_app_in_browser=True",
     ]
 
 
@@ -161,7 +180,7 @@ def _write_settings(folder: Path) -> None:
         path.write_text(json.dumps(settings))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -188,7 +207,15 @@ _READY = """async ({path, patience}) => {
   window.panel = panel;
   panel.node.id = "tried";
 }"""
-_OPEN = """async (path) => { await window.jupyterapp.commands.execute("docmanager:open", {path}); }"""
+_OPEN = """async (path) => {
+  await window.jupyterapp.serviceManager.kernelspecs.refreshSpecs();
+  await window.jupyterapp.commands.execute("docmanager:open", {path});
+}"""
+_REPLACE = """(sources) => {
+  const shared = window.panel.content.model.sharedModel;
+  shared.deleteCellRange(0, shared.cells.length);
+  shared.insertCells(0, sources.map(source => ({cell_type: "code", source, metadata: {}, outputs: []})));
+}"""
 _CLOSE = """async () => {
   await window.panel.sessionContext.shutdown();
   await window.panel.context.save();  // else it would ask
@@ -250,13 +277,13 @@ class Notebook:
         self.path = path
         inside = path.relative_to(server.notebooks).as_posix()
         try:
-            if page.url.startswith(server.url):  # JupyterLab is loaded, which is what takes most of the time
+            if page.url.startswith(f"{server.url}/lab"):  # it is loaded, which is what takes most of the time
                 page.evaluate(_OPEN, inside)
             else:
                 page.goto(server.address(path), wait_until="domcontentloaded", timeout=PATIENCE * 1000)
             page.evaluate(_READY, {"path": inside, "patience": PATIENCE * 1000})
         except Error as error:
-            error.add_note(f"JupyterLab's last words:\n{server.last_words}")
+            error.add_note(f"The server's last words:\n{server.last_words}")
             raise
 
     def run(self, index: int) -> None:
@@ -275,6 +302,10 @@ class Notebook:
         """Run code that belongs to no cell. An error of it is one here."""
         said = self.page.evaluate(_SILENTLY, code)
         assert not said, said
+
+    def replace(self, cells: list[str]) -> None:
+        """These cells in place of all there are; the kernel stays."""
+        self.page.evaluate(_REPLACE, cells)
 
     def film(self, index: int) -> None:
         """From now on, keep what the page shows of a cell's output."""

@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import expect
 
 from ipyconvexai.testing import Answer, Fault
 from tests.browser.conftest import Open, Scripted
 from tests.browser.guard import Guard
 from tests.browser.lab import Notebook, Server
+from tests.browser.talking import LONG_TASKS, TEXT, answers, own, panel, say
 from tests.browser.test_hostile_text_in_jupyterlab import SAMPLE
 
-TEXT = "# A title\n\nSome *words* and $x^2$.\n\n```python\nprint('hi')\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
-
-
-def panel(book: Notebook, index: int = 0) -> Locator:
-    return book.cell(index).locator("section.ai-chat")
-
-
-def say(chat: Locator, text: str) -> None:
-    chat.get_by_label("Message", exact=True).fill(text)
-    chat.get_by_label("Message", exact=True).press("Enter")
-
-
-def own(chat: Locator) -> Locator:
-    """What was said."""
-    return chat.get_by_label("You").locator(".ai-body")
-
-
-def answers(chat: Locator) -> Locator:
-    return chat.get_by_label("Assistant")
-
-
-@pytest.fixture
-def scripted(endpoint: Scripted) -> Iterator[Scripted]:
-    yield endpoint
-    endpoint.scripted.clear()
+pytestmark = pytest.mark.parametrize("server", ["lab", "notebook"], indirect=True)
 
 
 def test_it_is_there_and_answers(notebook: Open, scripted: Scripted, guard: Guard):
@@ -223,11 +199,6 @@ chat._ipython_display_()
 view_send = chat._view.send
 chat._view.send = lambda content: (sent.append(content), view_send(content))[1]
 """
-LONG_TASKS = """() => {
-  window.longTasks = [];
-  new PerformanceObserver(list => window.longTasks.push(...list.getEntries().map(each => each.duration)))
-    .observe({type: "longtask"});
-}"""
 
 
 def test_a_thousand_pieces_at_200_a_second(notebook: Open, scripted: Scripted):

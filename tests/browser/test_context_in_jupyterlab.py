@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
-import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import FilePayload, Locator, expect
 
 from tests.browser.conftest import Open, Scripted
 from tests.browser.guard import Guard
 from tests.browser.lab import Notebook, Server
-from tests.browser.test_chat_in_jupyterlab import answers, own, panel, say
+from tests.browser.talking import answers, own, panel, say
 
 HOSTILE = "<img src=x onerror=alert(1)>.csv"
 FRAME = "import os, pandas as pd\ndf = pd.DataFrame({'length': [2737, 244]})\ndf2, env = df, os.environ"
@@ -21,12 +19,6 @@ DROP = """(panel, {name, bytes}) => {
   for (const kind of ["dragover", "drop"])
     panel.dispatchEvent(new DragEvent(kind, {dataTransfer: transfer, bubbles: true, cancelable: true}));
 }"""
-
-
-@pytest.fixture
-def scripted(endpoint: Scripted) -> Iterator[Scripted]:
-    yield endpoint
-    endpoint.scripted.clear()
 
 
 def field(chat: Locator) -> Locator:
@@ -52,9 +44,8 @@ def test_files_and_variables_go_along(notebook: Open, scripted: Scripted, guard:
     book.run(1)
     chat = panel(book, 1)
     drop(chat, HOSTILE, b"bridge,length\nTower,244\n")
-    chat.locator("input[type=file]").set_input_files(
-        [{"name": "notes.txt", "mimeType": "text/plain", "buffer": b"to be removed"}]
-    )
+    notes: FilePayload = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"to be removed"}
+    chat.locator("input[type=file]").set_input_files([notes])
     expect(along(chat)).to_contain_text([HOSTILE, "notes.txt"])
     chat.get_by_role("button", name="Remove notes.txt").click()
     expect(along(chat)).to_have_count(1)
@@ -136,7 +127,7 @@ def test_what_cannot_be_sent_loses_nothing(notebook: Open, scripted: Scripted, s
     field(chat).fill("Look")
     again.page.evaluate("() => window.panel.sessionContext.shutdown()")
     field(chat).press("Enter")
-    expect(chat).to_contain_text("The kernel has not taken this yet")
+    expect(chat).to_contain_text("The kernel does not answer")
     expect(field(chat)).to_have_value("Look")
     again.page.evaluate("() => window.panel.sessionContext.startKernel()")
     again.silently("%load_ext ipyconvexai\nimport ipyconvexai as ai")

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from ipyconvexai.testing import Answer, Received, ToolCall
 from tests.browser.conftest import Open, Scripted
 from tests.browser.guard import Guard
-from tests.browser.test_chat_in_jupyterlab import answers, panel, say
+from tests.browser.talking import answers, panel, say
 from tests.browser.test_hostile_text_in_jupyterlab import SAMPLE
 
 TOOLS = """

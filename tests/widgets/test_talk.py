@@ -9,6 +9,7 @@ import pytest
 
 import ipyconvexai as ai
 from ipyconvexai import errors
+from ipyconvexai.functions.registry import registry
 from ipyconvexai.store.link import KeeperStore
 from ipyconvexai.testing import Answer, Endpoint, Fault
 from ipyconvexai.widgets.talk import Talk, Update
@@ -30,7 +31,7 @@ class Page:
         for update in updates:
             self.tellings += 1
             if update["kind"] == "order":
-                self.shown = {key: self.shown[key] for key in update["ids"]}
+                self.shown = {key: self.shown[key] for key in update["ids"] if key in self.shown}
                 continue
             if update["kind"] == "title":
                 self.title = update["title"]
@@ -85,7 +86,8 @@ def test_what_is_said_and_answered_is_told(app: ai.App, endpoint: Endpoint, open
     assert "15 tokens" in foot
     wait_for(lambda: page.total.startswith("1 call: 15 tokens"), "what all of it took")
     other = Page()
-    other.tell(talk.snapshot())
+    for part in talk.snapshot():
+        other.tell(part)
     assert (other.title, other.all()) == ("Bridges", page.all())
     assert (other.settings, other.total) == (("", ""), page.total)
 
@@ -238,3 +240,27 @@ def test_a_model_that_is_none_changes_nothing(app: ai.App, endpoint: Endpoint, o
     with pytest.raises(errors.UnknownProviderError):
         app.run(talk.configure("nobody:x", ""))
     assert page.settings is None
+
+
+def test_a_long_conversation_is_told_in_parts_and_its_transcript_is_short(opened, app):
+    key = app.run(app.functions.arun(registry.find("start_conversation"), {"title": "Long"}))
+    with app.store.transaction() as execute:
+        for number in range(100):
+            execute.later(
+                "INSERT INTO messages (id, created_at, conversation_id, role, content, status)"
+                " VALUES (uuidv7(), now()::TIMESTAMP + INTERVAL (?) MILLISECOND, ?, 'assistant', ?, 'done')",
+                [number, key, f"answer {number}"],
+            )
+    talk, _page = opened("Long")
+    other, sizes, last = Page(), [], []
+    for part in talk.snapshot():
+        other.tell(part)
+        sizes.append(len(part))
+        last.append(list(other.shown)[-1:])
+    assert max(sizes) <= 42
+    assert [text for _, _, text in other.all()] == [f"<p>answer {number}</p>" for number in range(100)]
+    assert last[1:] == last[1:2] * (len(last) - 1), "the newest are there first"
+    transcript = talk.transcript()
+    assert "(40 earlier messages" in transcript
+    assert "answer 39" not in transcript
+    assert transcript.index("answer 40") < transcript.index("answer 99")

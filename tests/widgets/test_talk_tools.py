@@ -53,7 +53,7 @@ def opened(app: ai.App) -> Iterator[Open]:
 
     def open_talk(tools: list[Any] | None) -> tuple[Talk, Told]:
         told = Told()
-        talk = Talk(app, "Tools", None, told.tell, None if tools is None else tools_of(tools))
+        talk = Talk(app, "Tools", told.tell, tools=None if tools is None else tools_of(tools))
         app.run(talk.open())
         talks.append(talk)
         return talk, told

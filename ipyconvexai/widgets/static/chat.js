@@ -1,6 +1,9 @@
 // The chat panel's page. The kernel says what there is (see talk.py); this draws it, and says what people do.
 // Text and HTML go in through common.js, which stands before this.
 
+const PATIENCE = 5000; // milliseconds
+const NO_ANSWER = "The kernel does not answer: it is busy, or away. What you wrote stands here still. If the kernel began anew: run the cell again to go on with this conversation.";
+
 class Message {
   constructor(id, role, say) {
     this.id = id;
@@ -90,9 +93,9 @@ function render({ model, el }) {
     { className: "ai-widget ai-chat", "aria-label": `Chat: ${state.title}`, "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "" },
     make("header", { className: "ai-head" }, heading, tune, more),
     settings.element, menu, log, suggestions, make("div", { className: "ai-row" }, status, total), banner, form,
-    make("p", { className: "ai-deaf", hidden: state.busy, textContent: "This kernel hears nothing while a cell runs; ipykernel 7 does." }),
+    make("p", { className: "ai-deaf", hidden: state.busy, textContent: "While a cell runs, nothing is heard here. Jupyter hears it, with ipykernel 7." }),
   );
-  const context = new Context({ model, root, input, title: state.title, fail, changed: grow, sent: () => edit(null) });
+  const context = new Context({ tell, root, input, title: state.title, fail, changed: grow, sent: () => edit(null) });
   form.prepend(...context.buttons);
   form.before(...context.above);
   let editing = null; // the message that what is sent stands in place of
@@ -102,7 +105,30 @@ function render({ model, el }) {
     banner.hidden = true;
     if (said.kind === "editing") return edit(said.message);
     last = said;
-    model.send(said);
+    tell(said);
+  }
+
+  // The kernel answers at once that it heard.
+  let patience, isDeaf = false;
+  function tell(said, buffers) {
+    clearTimeout(patience);
+    if (state.busy) patience = setTimeout(noAnswer, PATIENCE);
+    try {
+      model.send(said, undefined, buffers);
+    } catch {
+      noAnswer(); // the kernel is gone
+    }
+  }
+
+  function noAnswer() {
+    isDeaf = true;
+    fail(NO_ANSWER);
+  }
+
+  function heard() {
+    clearTimeout(patience);
+    if (isDeaf) banner.hidden = true;
+    isDeaf = false;
   }
 
   function edit(message) {
@@ -178,10 +204,13 @@ function render({ model, el }) {
             messages.delete(id);
           }
         }
-        update.ids.forEach((id, at) => {
+        let next = null; // from the end, as older ones may still be on their way
+        for (const id of update.ids.toReversed()) {
           const element = messages.get(id)?.element;
-          if (element && log.children[at] !== element) log.insertBefore(element, log.children[at] ?? null);
-        });
+          if (!element) continue;
+          if (element.nextSibling !== next) log.insertBefore(element, next);
+          next = element;
+        }
       }
     }
     const all = [...messages.values()];
@@ -204,9 +233,17 @@ function render({ model, el }) {
   const room = new ResizeObserver(follow);
   room.observe(log);
 
-  // Messages may come faster than the page is drawn: what has come by then is drawn at once.
-  let waiting = [];
+  // What has come is drawn before the next frame, unless it is so much that the page would stand still.
+  const waiting = [];
+  function draw() {
+    const ends = performance.now() + 30;
+    do told(waiting.shift());
+    while (waiting.length && performance.now() < ends);
+    if (waiting.length) requestAnimationFrame(draw);
+  }
+
   function hear(message) {
+    heard();
     if (context.hear(message)) return;
     if (message.kind === "error") {
       fail(message.text, message.again);
@@ -215,8 +252,8 @@ function render({ model, el }) {
     } else if (message.kind === "conversations") {
       list(message.found);
     } else if (message.kind === "told") {
-      if (!waiting.length) requestAnimationFrame(() => told(waiting.splice(0)));
-      waiting.push(...message.updates);
+      if (!waiting.length) requestAnimationFrame(draw);
+      waiting.push(message.updates);
     }
   }
 
@@ -248,21 +285,26 @@ function render({ model, el }) {
   });
   root.addEventListener("keydown", (event) => {
     if (event.key === "Escape") {
-      if (editing) edit(null);
+      if (!menu.hidden) { toggle(false); more.focus(); }
+      else if (editing) edit(null);
       else if (!stop.hidden) say({ kind: "stop" });
     }
     event.stopPropagation(); // Shift+Enter would run the cell
   });
 
+  const greet = () => say({ kind: "hello" });
   model.on("msg:custom", hear);
+  model.on("comm_live_update", greet); // Jupyter's widgets: the kernel begins anew, or is back
   el.append(root);
-  say({ kind: "hello" });
+  greet();
   const showTranscript = hideTranscript(el);
   return () => {
     showTranscript();
     room.disconnect();
     context.keep();
+    clearTimeout(patience);
     model.off("msg:custom", hear);
+    model.off("comm_live_update", greet);
   };
 }
 

@@ -3,7 +3,6 @@
 // own store (never in the notebook) until then, so that it outlives a reload and a kernel that is away.
 
 const LARGEST = 8_000_000; // bytes; Jupyter takes 10 MB at once
-const PATIENCE = 3000; // ms after which a kernel that does not answer is mentioned
 const KEPT = 30 * 24 * 3600 * 1000; // ms that a draft is kept
 const DRAFT = "ipyconvexai:draft:";
 const MENTION = /(?:^|[^\p{L}\p{N}_@.+`/\\-])@((?:cell:)?[\p{L}\p{N}_.]*)$/u;
@@ -127,27 +126,26 @@ class Names {
 }
 
 class Context {
-  // `fail` shows an error, `changed` is called when the field was changed from here, `sent` when the kernel has taken
+  // `tell` says something to the kernel, `fail` shows an error, `changed` is called when the field was changed from here, `sent` when the kernel has taken
   // the message: the field can be emptied.
-  constructor({ model, root, input, title, fail, changed, sent }) {
-    Object.assign(this, { model, root, input, title, fail, changed, sent });
+  constructor({ tell, root, input, title, fail, changed, sent }) {
+    Object.assign(this, { tell, root, input, title, fail, changed, sent });
     this.drafts = new Drafts();
     this.files = []; // as the kernel has them
     this.coming = new Map(); // names of those that it reads
     this.own = []; // what the message that is edited has of its own
-    this.names = new Names(input, (said) => this.say(said), () => this.typed());
+    this.names = new Names(input, (said) => this.tell(said), () => this.typed());
     this.chips = make("ul", { className: "ai-chips", "aria-label": "To be sent along" });
     this.count = make("span", { className: "ai-count" });
     this.look = button("What will be sent", "ai-look", () => this.preview());
     this.bar = make("div", { className: "ai-along", hidden: true }, this.chips, this.count, this.look);
     this.shown = make("section", { className: "ai-preview", "aria-label": "What will be sent", hidden: true });
-    this.note = make("p", { className: "ai-note", role: "status", hidden: true });
     const picker = make("input", { type: "file", multiple: true, hidden: true, tabIndex: -1 });
     picker.addEventListener("change", () => { this.attach(picker.files); picker.value = ""; });
     this.attachButton = button("Attach", "ai-attach", () => picker.click());
     this.attachButton.title = "Attach files: text, CSV, notebooks, PDF, pictures. @name attaches a variable, @cell:3 a cell.";
     this.buttons = [this.attachButton, picker];
-    this.above = [this.names.list, this.names.status, this.shown, this.note, this.bar];
+    this.above = [this.names.list, this.names.status, this.shown, this.bar];
     this.listen();
     this.restore();
   }
@@ -182,14 +180,6 @@ class Context {
       event.stopPropagation();
       this.closePreview();
     });
-  }
-
-  say(said, buffers) {
-    try {
-      this.model.send(said, undefined, buffers);
-    } catch (error) {
-      this.away();
-    }
   }
 
   // ------------------------------------------------------------------------------------------------ what is heard
@@ -228,33 +218,20 @@ class Context {
   send(said) {
     const text = this.input.value;
     if (!text.trim() && !this.files.length) return;
-    if (this.coming.size) return this.tell("A file is still being read; send again when it is there.");
+    if (this.coming.size) return this.fail("A file is still being read; send again when it is there.");
     const key = JSON.stringify([said, text, this.files.map((one) => one.id), this.own]);
     if (this.sending?.key !== key) this.sending = { key, text, token: newToken() };
     this.root.setAttribute("aria-busy", "true");
-    clearTimeout(this.clock);
-    this.clock = setTimeout(() => this.away(), PATIENCE);
-    this.say({ ...said, ...this.whole(), token: this.sending.token });
+    this.tell({ ...said, ...this.whole(), token: this.sending.token });
   }
 
   whole() {
     return { text: this.input.value, files: this.files.map((one) => one.id), keep: this.own.map((one) => one.at) };
   }
 
-  away() {
-    this.tell("The kernel has not taken this yet: it is busy, or away. What you wrote is kept here; send it again when the kernel is back.");
-  }
-
   stopWaiting() {
     this.sending = null;
     this.root.removeAttribute("aria-busy");
-    clearTimeout(this.clock);
-    this.note.hidden = true;
-  }
-
-  tell(text) {
-    this.note.textContent = text;
-    this.note.hidden = false;
   }
 
   // ------------------------------------------------------------------------------------------------ files
@@ -269,7 +246,7 @@ class Context {
       this.draw();
       try {
         const data = await file.arrayBuffer();
-        this.say({ kind: "file", token, name: file.name, bytes: true }, [data]);
+        this.tell({ kind: "file", token, name: file.name, bytes: true }, [data]);
       } catch {
         this.coming.delete(token);
         this.draw();
@@ -281,7 +258,7 @@ class Context {
 
   draw() {
     const own = this.own.map((one) => this.chip(one, () => { this.own = this.own.filter((each) => each !== one); this.draw(); }));
-    const here = this.files.map((one) => this.chip(one, () => this.say({ kind: "unfile", token: one.id })));
+    const here = this.files.map((one) => this.chip(one, () => this.tell({ kind: "unfile", token: one.id })));
     const coming = [...this.coming.values()].map((name) => make("li", { className: "ai-chip", textContent: `${name} …`, title: "It is being read" }));
     this.chips.replaceChildren(...own, ...here, ...coming);
     const text = this.input.value;
@@ -300,7 +277,7 @@ class Context {
   preview() {
     if (!this.shown.hidden) return this.closePreview();
     this.looking = newToken();
-    this.say({ kind: "preview", ...this.whole(), ...(this.edited ? { id: this.edited } : {}), token: this.looking });
+    this.tell({ kind: "preview", ...this.whole(), ...(this.edited ? { id: this.edited } : {}), token: this.looking });
   }
 
   show({ token, parts, total }) {

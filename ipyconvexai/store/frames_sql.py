@@ -5,9 +5,9 @@ because a query that hangs in C code, or asks for more memory than there is, can
 that must not be the kernel. Promises: DuckDB's access to files and network is off and cannot be turned on again; one
 SELECT is run, in a read-only transaction; the answer has a bounded size; who asks is told DuckDB's own error.
 
-The question: a line of JSON {"sql", "rows", "seconds", "memory", "frames": [[name, bytes], ...]}, then the frames as Arrow IPC
-streams. The answer: JSON {"columns", "rows", "total"} with cells as text (null: None), or {"error"}. `total` is how
-many rows there are, -1 for more than were counted.
+The question: a line of JSON {"sql", "rows", "seconds", "memory", "frames": [[name, bytes], ...]}, then the frames as
+Arrow IPC streams. The answer: JSON {"columns", "rows", "total"} with cells as text (null: None), or {"error"}. `total`
+is how many rows there are, -1 for more than were counted.
 """
 
 from __future__ import annotations

@@ -5,16 +5,18 @@ because a query that hangs in C code, or asks for more memory than there is, can
 that must not be the kernel. Promises: DuckDB's access to files and network is off and cannot be turned on again; one
 SELECT is run, in a read-only transaction; the answer has a bounded size; who asks is told DuckDB's own error.
 
-The question: a line of JSON {"sql", "rows", "memory", "frames": [[name, bytes], ...]}, then the frames as Arrow IPC
-streams. The answer: JSON {"columns", "rows", "total"} with cells as text (null: None), or {"error"}. `total` is how
-many rows there are, -1 for more than were counted.
+The question: a line of JSON {"sql", "rows", "seconds", "memory", "frames": [[name, bytes], ...]}, then the frames as
+Arrow IPC streams. The answer: JSON {"columns", "rows", "total"} with cells as text (null: None), or {"error"}. `total`
+is how many rows there are, -1 for more than were counted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +27,7 @@ from typing import Any, BinaryIO
 __all__ = ["ask_frames"]
 
 COUNTED = 1_000_000  # rows
+GRACE = 5.0  # seconds
 LONGEST_CELL = 2000  # characters
 SETTINGS = {
     "enable_external_access": "false",
@@ -50,7 +53,10 @@ def ask_frames(
         memory: bytes, beside the frames.
     """
     names = [[name, len(data)] for name, data in frames.items()]
-    question = json.dumps({"sql": sql, "rows": rows, "memory": memory, "frames": names}).encode() + b"\n"
+    asked = {"sql": sql, "rows": rows, "seconds": seconds, "memory": memory, "frames": names}
+    question = json.dumps(asked).encode() + b"\n"
+    # A session of its own: Jupyter and terminals signal the whole group.
+    own_session: dict[str, Any] = {"creationflags": 0x208} if sys.platform == "win32" else {"start_new_session": True}
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", __name__],
         stdin=subprocess.PIPE,
@@ -58,6 +64,7 @@ def ask_frames(
         stderr=subprocess.DEVNULL,
         env={name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        **own_session,
     )
     try:
         ends = time.monotonic() + seconds
@@ -99,6 +106,7 @@ def _serve(source: BinaryIO) -> dict[str, Any]:
     import pyarrow as pa
 
     asked = json.loads(source.readline())
+    _end_after(asked["seconds"] + GRACE)
     total = sum(size for _, size in asked["frames"])
     _bound_memory(2 * asked["memory"] + 3 * total)
     memory = f"{asked['memory'] >> 20}MB"
@@ -133,6 +141,12 @@ def _cell(value: Any) -> str | None:
         return None
     text = value if isinstance(value, str) else f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
+
+
+def _end_after(seconds: float) -> None:
+    """Also where who asked was killed, and cannot end it."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(math.ceil(seconds))  # which ends the process
 
 
 def _bound_memory(size: int) -> None:

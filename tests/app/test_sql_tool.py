@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -159,6 +162,13 @@ def test_what_never_ends_is_given_up(sql: str):
     begun = time.monotonic()
     assert "longer than 1 s" in ask_frames(sql, {}, rows=1, seconds=1)["error"]
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="there is no alarm")
+def test_its_process_ends_though_who_asked_was_killed():
+    code = "from ipyconvexai.store import frames_sql as f; f.GRACE = 0; f._end_after(0.5); import time; time.sleep(60)"
+    ended = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)
+    assert ended.returncode == -signal.SIGALRM
 
 
 @pytest.mark.parametrize("frames", [{}, {"df": 3}, {"df": [1]}, {"df": pd.DataFrame({"a": [object()]})}], ids=repr)

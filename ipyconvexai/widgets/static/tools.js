@@ -8,9 +8,9 @@ class ToolCall {
     this.say = say;
     this.name = make("strong");
     this.state = make("span", { className: "ai-state" });
-    this.arguments = make("pre", { tabIndex: 0, "aria-label": "Arguments" });
+    this.arguments = make("pre", { tabIndex: 0, role: "group", "aria-label": "Arguments" });
     this.foot = make("div", { className: "ai-foot" });
-    this.result = make("pre", { tabIndex: 0, "aria-label": "Result" });
+    this.result = make("pre", { tabIndex: 0, role: "group", "aria-label": "Result" });
     this.given = make("details", { hidden: true }, make("summary", { textContent: "Result" }), this.result);
     const head = make("div", { className: "ai-call-head" }, "Tool ", this.name, " ", this.state);
     this.element = make("article", { className: "ai-message ai-call", tabIndex: -1 }, head, this.arguments, this.foot, this.given);

@@ -125,16 +125,19 @@ def _variable(shell: Any, match: re.Match[str]) -> Attachment | None:
     """None: it is no variable that may be attached, so it is text."""
     name, column = match["name"], match["column"]
     value = _variables(shell).get(name, _NOTHING)
-    if value is _NOTHING or (is_closed(value) and not is_environment(value)):
+    if value is _NOTHING or _is_no_data(value):
         return None
-    if is_environment(value):
-        raise _environment(name)
     if column and frames.is_frame(value):
         part = _column(value, column)
         name, value = (name, value) if part is _NOTHING else (f"{name}.{column}", part)
     is_frame = frames.is_frame(value)
     text = _read(name, lambda: frames.describe(value) if is_frame else spell(value))
     return Attachment("frame" if is_frame else "value", name, shortened(plain_text(text), TOKENS))
+
+
+def _is_no_data(value: Any) -> bool:
+    """The environment is data: to spell it is refused, and that is said."""
+    return is_closed(value) and not is_environment(value)
 
 
 _NOTHING = object()
@@ -199,7 +202,7 @@ def _cell(shell: Any, count: int) -> Attachment:
         cure = f"The newest one is @cell:{newest}, as its prompt shows: In [{newest}]." if newest else "Run one first."
         raise InputError(f"there is no cell {count} that ran in this kernel", cure=f"{cure} Nothing was sent.")
     parts = [("It printed", _printed(history, count)), ("It failed", _failure(shell, count))]
-    text = _read(name, lambda: "\n\n".join([_part("Source", source, "python"), *_output(name, history, count)]))
+    text = _read(name, lambda: "\n\n".join([_part("Source", source, "python"), *_output(history, count)]))
     shown = [_part(title, _open(name, said), "") for title, said in parts if said.strip()]
     return Attachment("cell", name, shortened("\n\n".join([text, *shown]), TOKENS))
 
@@ -219,14 +222,12 @@ def _open(name: str, text: str) -> str:
     return text
 
 
-def _output(name: str, history: Any, count: int) -> list[str]:
+def _output(history: Any, count: int) -> list[str]:
     """What its last line gave."""
     if count not in (results := dict(history.output_hist)):
         return []
     value = results[count]
-    if is_environment(value):
-        raise _environment(name)
-    if is_closed(value):
+    if _is_no_data(value):
         return []
     text = frames.describe(value) if frames.is_frame(value) else spell(value)
     return [_part("Its output", text, "")]

@@ -136,8 +136,9 @@ def test_a_cell_with_what_it_gave(shell: Any, watched: bool):
         tracebacks.unwatch(shell)
 
 
-def test_a_cell_that_showed_the_environment_is_not_sent(shell: Any):
-    shell.run_cell("dict(os.environ)", store_history=True)
+@pytest.mark.parametrize("source", ["dict(os.environ)", "os.environ", "raise ValueError(dict(os.environ))"])
+def test_a_cell_that_showed_the_environment_is_not_sent(shell: Any, source: str):
+    shell.run_cell(source, store_history=True)
     with pytest.raises(InputError, match="environment"):
         attach(shell, f"@cell:{shell.execution_count - 1}")
 

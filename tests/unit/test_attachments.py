@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -45,6 +47,13 @@ def test_a_text_that_knows_an_earlier_mark_does_not_forge():
     made = prompt("Hi", [hostile])
     assert isinstance(made, str)
     assert blocks(made, "Hi") == [("file", "a.txt", hostile.text)]
+
+
+def test_a_mark_that_a_text_has_is_not_taken(monkeypatch: pytest.MonkeyPatch):
+    marks = iter(["a" * 64, "b" * 64])
+    monkeypatch.setattr(hashlib, "sha256", lambda _: SimpleNamespace(hexdigest=lambda: next(marks)))
+    made = prompt("Hi", [Attachment("file", "a.txt", "a" * 12)])
+    assert "--- bbbbbbbbbbbb ends" in made
 
 
 def test_a_hostile_name_stays_in_its_line():

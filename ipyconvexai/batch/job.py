@@ -6,10 +6,13 @@ is no polling, can be interrupted and stops nothing; results are made again of t
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from typing import Any
 
 from ipyconvexai.application import App, app, opened_over
@@ -20,13 +23,15 @@ from ipyconvexai.batch.specs import Spec, opened, spec_of
 from ipyconvexai.errors import CanceledError, DeadlockError, Error, NotFoundError
 from ipyconvexai.functions import crons, jobs
 from ipyconvexai.relation import Relation
-from ipyconvexai.render import plain_text
+from ipyconvexai.render import plain_text, table_html
 from ipyconvexai.store.clock import utc_now
 
 __all__ = ["Job", "job"]
 
 BEAT = 0.5  # seconds, on Windows, where a wait without a limit cannot be interrupted
 _OVER = ("success", "failed", "canceled")
+
+_followers: dict[str, Future[None]] = {}  # by job: what keeps the output up to date in which it was shown last
 
 
 def job(id: str) -> Job:
@@ -218,6 +223,70 @@ class Job:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": repr(self)}
+
+    def _ipython_display_(self) -> None:
+        """One output, kept up to date until the job is over, or is shown again."""
+        from IPython.display import display
+
+        from ipyconvexai.hearing import in_kernel
+
+        if not in_kernel():
+            print(repr(self))
+            return
+        show: Any = display  # IPython has no types for it
+        shown = self._bundle()
+        handle = show(shown, raw=True, display_id=True)
+        if (former := _followers.pop(self._id, None)) is not None:
+            former.cancel()
+        # The task inherits this cell's context, by which ipykernel knows to which cell an output belongs.
+        _followers[self._id] = self._app.loop.submit(self._follow(handle, shown))
+
+    def _bundle(self) -> dict[str, str]:
+        """How it stands: a row of a table, and the line of ``repr``."""
+        try:
+            row, runs = self._row(), Relation(self._app.records.arrow(_RUNS_SQL, {"ids": [r[0] for r in self._runs()]}))
+        except Error:  # repr tells
+            return {"text/plain": repr(self)}
+        newest = dict(zip(runs.columns, next(iter(runs), ()), strict=False))
+        facts = {
+            "job": row["spec"].name if row["spec"] is not None else row["name"],
+            "state": row["state"],
+            **({"newest run": newest.get("state")} if row["repeated"] else {}),
+            **{name: newest.get(name) for name in ("scheduled_time", "started_at", "finished_at")},
+            **{name: newest.get(name) for name in ("rows", "errors", "requests", "cost_usd", "error_message")},
+            "id": row["id"],
+        }
+        known = {name: value for name, value in facts.items() if value is not None}
+        table = table_html(list(known), [list(known.values())])
+        return {"text/html": table, "text/plain": repr(self)}
+
+    async def _follow(self, handle: Any, shown: dict[str, str]) -> None:
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                loop.call_soon_threadsafe(changed.set)
+
+        def notice(tables: set[str]) -> None:
+            if not tables or tables & {"scheduled_functions", "batches", "crons"}:
+                wake()
+
+        try:
+            with heard(self._app, notice, wake):
+                while not self._app.is_closed:
+                    bundle = await asyncio.to_thread(self._bundle)
+                    if bundle != shown:
+                        shown = bundle
+                        handle.update(bundle, raw=True)
+                    if await asyncio.to_thread(self._is_over):
+                        return
+                    await changed.wait()
+                    changed.clear()
+        except Error:  # the ledger is not there any more: what is shown stays
+            return
+
+    def _is_over(self) -> bool:
+        return self._row()["state"] in (*_OVER, "stopped")
 
     # ------------------------------------------------------------------------------------------ run, by ai.run_batch
     @staticmethod

@@ -149,6 +149,7 @@ def test_tables_and_charts_are_drawn(notebook: Open, guard: Guard) -> None:
     there.get_by_label("how").select_option("chart")
     run(there)
     picture = result(there).locator("img")
+    expect(picture).to_be_visible(timeout=30_000)  # matplotlib is imported
     expect(picture).to_have_attribute("alt", "Column chart: cost by day. Mon: 1.5; Tue: 2.")
     assert picture.evaluate("img => img.complete && img.naturalWidth > 300")
     assert (guard.ran, guard.fetched) == ([], [])

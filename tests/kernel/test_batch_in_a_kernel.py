@@ -145,3 +145,21 @@ def test_an_interrupted_batch_says_how_to_go_on_and_does(kernel: Any, endpoint: 
     assert "from the ledger" in finished.frames[-1]["text/plain"]
     assert kernel.value("result['summary'].notna().sum()") == "40"
     assert endpoint.count - before <= 40 + 4, "sent again: at most what was in flight"
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_scheduled_batch_is_shown_and_kept_up_to_date(kernel: Any):
+    assert kernel.run(FRAME % ("later", 8)).status == "ok"
+    request = kernel.begin("job = ai.schedule(ai.summarize, frame, 'text', name='<b>', after=2)\njob")
+    first = kernel.end(request)
+    assert first.status == "ok", first.of("error")
+    (frame,) = first.frames
+    assert frame["text/plain"].endswith((": pending>", ": in_progress>"))
+    assert frame["text/html"].startswith("<table")
+    while "success" not in frame["text/plain"]:
+        message = kernel.next(request)
+        if message["msg_type"] == "update_display_data":
+            frame = message["content"]["data"]
+            assert "<b>" not in frame["text/html"]
+    assert "&lt;b&gt;" in frame["text/html"]
+    assert kernel.run("job").frames[-1]["text/plain"].endswith(": success>")

@@ -149,6 +149,7 @@ def _options(app: str, port: int, root: Path) -> list[str]:
         f"--ServerApp.root_dir={root}",
         "--ServerApp.terminals_enabled=False",
         "--IdentityProvider.token=",
+        "--LanguageServerManager.autodetect=False",  # it would ask npm and yarn
         "--LabApp.news_url=",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.extension_manager=readonly",

@@ -58,9 +58,9 @@ function render({ model, el }) {
   const log = make("div", { className: "ai-log", role: "log", "aria-live": "polite", "aria-label": "Messages", tabIndex: 0 });
   const status = make("div", { className: "ai-status", role: "status" });
   const total = make("p", { className: "ai-total", title: "All calls of this conversation" });
-  const failed = make("span", {});
+  const failed = make("span", { role: "alert" });
   const again = button("Try again", "ai-again", () => say(last));
-  const banner = make("div", { className: "ai-banner", role: "alert", hidden: true }, failed, again, button("Dismiss", "ai-dismiss", () => (banner.hidden = true)));
+  const banner = make("div", { className: "ai-banner", hidden: true }, failed, again, button("Dismiss", "ai-dismiss", () => (banner.hidden = true)));
   const suggestions = make(
     "div", { className: "ai-suggestions", role: "group", "aria-label": "Suggestions", hidden: !state.suggestions?.length },
     ...(state.suggestions ?? []).map((text) => button(text, "ai-suggestion", () => { input.value = text; submit(); })),

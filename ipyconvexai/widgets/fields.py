@@ -249,13 +249,12 @@ def _meant(arguments: Arguments, one: Field, word: str, names: Names) -> Any:
         lines = [line.strip() for line in word.splitlines() if line.strip()]
         if not lines and one.empty == "none":
             return None
-        return _read(arguments, one.name, [_item(arguments, one, line) for line in lines])
+        return arguments.read(one.name, json.dumps([_item(arguments, one, line) for line in lines]))
     if one.kind == "json":
         try:
-            plain = json.loads(word)
+            json.loads(word)
         except ValueError as problem:
             raise ValueError(f"This is no JSON: {problem}.") from None
-        return _read(arguments, one.name, plain)
     return arguments.read(one.name, word)
 
 
@@ -267,12 +266,6 @@ def _item(arguments: Arguments, one: Field, line: str) -> Any:
         return json.loads(line)
     except ValueError:
         return line  # the check refuses it
-
-
-def _read(arguments: Arguments, name: str, plain: Any) -> Any:
-    word = json.dumps(plain)
-    value = arguments.read(name, word)
-    return plain if value == word else value  # it does not fit: the reason is then of the value, not of its text
 
 
 def variables_for(arguments: Arguments, one: Field, names: Names) -> list[dict[str, str]]:

@@ -55,7 +55,9 @@ class Message {
     for (const link of block.querySelectorAll("a")) link.target = "_blank";
     for (const code of block.querySelectorAll("pre")) {
       code.tabIndex = 0; // what scrolls can be reached with the keyboard
-      code.before(copyButton(() => code.innerText));
+      const frame = make("div", { className: "ai-code" });
+      code.replaceWith(frame);
+      frame.append(copyButton(() => code.innerText), code);
     }
     return block;
   }
@@ -235,6 +237,7 @@ function render({ model, el }) {
 
   function grow() {
     input.style.height = "auto";
+    if (input.value.length > 10000) return void (input.style.height = "240px"); // to measure it would take a second
     input.style.height = `${Math.min(input.scrollHeight, 240)}px`;
   }
 

@@ -61,7 +61,9 @@ def main() -> int:
     if chromium is None:
         print("There is no Chromium that starts (Debian: apt-get install chromium).", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as folder, Scripted() as endpoint, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        endpoint = Scripted()
+        endpoint.start()
         server = Server(Path(folder) / "lab", environment(endpoint.url))
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         try:
@@ -79,6 +81,7 @@ def main() -> int:
         finally:
             browser.close()
             server.close()
+            endpoint.close()
     return 0
 
 

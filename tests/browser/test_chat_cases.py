@@ -258,7 +258,8 @@ def test_it_works_while_a_cell_is_busy(
     chat = panel(book)
     book.begin(1)
     book.wait_for_text(1, "7.3." if version == "older" else "7.")
-    heard, stopped = [], []
+    heard: list[float] = []
+    stopped: list[float] = []
     while not heard or ((min(heard) > 0.4 or min(stopped) > 0.4) and len(heard) < 4):  # others use the machine, too
         seconds = chat.evaluate(UNTIL_ANSWERED)
         heard.append(seconds)

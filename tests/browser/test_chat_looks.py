@@ -82,7 +82,7 @@ def test_the_keyboard_alone_reaches_everything(shared: Open, scripted: Scripted)
     book.page.keyboard.press("Enter")
     expect(chat.locator(".ai-found li")).not_to_have_count(0)
     wanted = chat.evaluate(_FOCUSABLE)
-    reached = []
+    reached: list[str] = []
     while (name := book.page.evaluate(_NAME)) is not None and len(reached) <= len(wanted):
         reached.append(name)
         assert book.page.evaluate(_OUTLINE) != "none", f"the focus on {name} is seen"

@@ -10,7 +10,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format format-check types bench bench-browser weights clean
+.PHONY: help demo test lint format format-check types bench bench-browser pictures weights clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -62,6 +62,9 @@ bench: $(VENV)/.installed-dev ## the benchmarks, as a table with ratios; ARGS=su
 
 bench-browser: $(VENV)/.installed-dev ## the figures of the chat panel, in JupyterLab in a Chromium
 	@$(BIN)/python tests/benchmarks/run.py browser
+
+pictures: $(VENV)/.installed-dev ## take the README's pictures anew, in JupyterLab in a Chromium
+	@$(BIN)/python tests/browser/pictures.py
 
 clean: ## remove the environment and what was generated
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis notebooks/executed

@@ -51,7 +51,7 @@ with app.store.transaction() as execute:
                 " VALUES (uuidv7(), now()::TIMESTAMP + INTERVAL (?) MILLISECOND, ?, ?, ?, 'done')",
                 [n * 2 + (role == "assistant"), key, role, text])
 """
-# Seconds from the start of a cell until so many nodes of its output are drawn.
+# Seconds from the start of a cell until the first of these nodes is drawn, and so many of them.
 SHOWN = """async ({index, selector, count}) => {
   const content = window.panel.content;
   content.deselectAll();
@@ -59,9 +59,12 @@ SHOWN = """async ({index, selector, count}) => {
   const began = performance.now();
   window.jupyterapp.commands.execute("notebook:run-cell");
   const cell = content.widgets[index].node;
-  while (cell.querySelectorAll(selector).length < count) await new Promise(requestAnimationFrame);
-  await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-  return (performance.now() - began) / 1000;
+  const until = async (count) => {
+    while (cell.querySelectorAll(selector).length < count) await new Promise(requestAnimationFrame);
+    await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+    return (performance.now() - began) / 1000;
+  };
+  return [await until(1), await until(count)];
 }"""
 # Ask, and wait until so many answers are written. Playwright's own ways of looking would cost the page more than this.
 ASK = """async (chat, {text, count}) => {
@@ -92,7 +95,9 @@ def run() -> list[Figure]:
     chromium = find_chromium()
     if chromium is None:
         raise RuntimeError("there is no Chromium that starts (Debian: apt-get install chromium)")
-    with tempfile.TemporaryDirectory() as folder, Scripted() as endpoint, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        endpoint = Scripted()
+        endpoint.start()
         server = Server(Path(folder) / "lab", environment(endpoint.url))
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         try:
@@ -108,6 +113,7 @@ def run() -> list[Figure]:
         finally:
             browser.close()
             server.close()
+            endpoint.close()
 
 
 @contextmanager
@@ -122,7 +128,7 @@ def _panel(page: Page, server: Server) -> list[Figure]:
     seconds = []
     for _ in range(ROUNDS):
         with _notebook(page, server, "import ipyconvexai as ai\nai.chat('Bridges')") as book:
-            seconds.append(_shown(book, 0, ".ai-chat", 1))
+            seconds.append(_shown(book, 0, ".ai-chat", 1)[0])
     return [
         Figure("panel visible, the page's first", seconds[0], "s", at_most=2),
         Figure("panel visible, a fresh kernel's", statistics.median(seconds), "s", at_most=2),
@@ -191,20 +197,22 @@ def _long_conversation(page: Page, server: Server, endpoint: Scripted) -> list[F
         book.run(0)
         book.check(0)
         with _measured(page) as opening:
-            seconds = _shown(book, 1, ".ai-message", 2 * TURNS)
+            newest, seconds = _shown(book, 1, ".ai-message", 2 * TURNS)
         chat = panel(book, 1)
         with _measured(page) as cost:
             _ask(chat, "More", TURNS + 1)
     return [
         Figure(f"a conversation of {2 * TURNS} messages opens", seconds, "s", at_most=1),
+        Figure("  its newest messages are there", newest, "s", at_most=1),
         Figure("  longest task of the page", opening["longest"], "ms"),
         Figure("  CPU of the page", opening["cpu"], "s"),
         Figure("  longest task while it goes on", cost["longest"], "ms", at_most=100),
     ]
 
 
-def _shown(book: Notebook, index: int, selector: str, count: int) -> float:
-    return float(book.page.evaluate(SHOWN, {"index": index, "selector": selector, "count": count}))
+def _shown(book: Notebook, index: int, selector: str, count: int) -> tuple[float, float]:
+    first, last = book.page.evaluate(SHOWN, {"index": index, "selector": selector, "count": count})
+    return float(first), float(last)
 
 
 def _ask(chat: Locator, text: str, count: int) -> None:

@@ -40,7 +40,8 @@ _LOOK = r"""() => {
   }
   for (const node of document.querySelectorAll("script")) {
     const address = node.src && new URL(node.src);
-    if (!address) { if (node.text.trim() && !window.knownScripts.has(node)) found.push("<script> " + node.text); }
+    const isKnown = !window.knownScripts || window.knownScripts.has(node);
+    if (!address) { if (node.text.trim() && !isKnown) found.push("<script> " + node.text); }
     else if (address.origin !== location.origin || !/^\/(lab\/)?(static|extensions)\//.test(address.pathname))
       found.push("<script src=" + node.src);
   }
@@ -65,9 +66,8 @@ class Guard:
     def __init__(self, context: BrowserContext, origin: str) -> None:
         self.ran: list[str] = []
         self.fetched: list[str] = []
-        self._own = re.compile(
-            rf"{re.escape(origin)}/(api/|lab/(api|static|extensions)/|static/|custom/|lab/tree/[^?]+\?reset$|notebooks/)"
-        )
+        own = r"api/|lab/(api|static|extensions)/|static/|custom/|kernelspecs/|lsp/|lab/tree/[^?]+\?reset$|notebooks/"
+        self._own = re.compile(f"{re.escape(origin)}/({own})")
         context.add_init_script(_ALARMS)
         context.on("request", self._requested)
         context.on("console", self._said)

@@ -271,6 +271,7 @@ function render({ model, el }) {
 
   function grow() {
     input.style.height = "auto";
+    if (input.value.length > 10000) return void (input.style.height = "240px"); // to measure it would take a second
     input.style.height = `${Math.min(input.scrollHeight, 240)}px`;
   }
 

@@ -41,7 +41,9 @@ function block(html) {
   for (const link of made.querySelectorAll("a")) link.target = "_blank";
   for (const code of made.querySelectorAll("pre")) {
     code.tabIndex = 0; // what scrolls can be reached with the keyboard
-    code.before(copyButton(() => code.innerText));
+    const frame = make("div", { className: "ai-code" });
+    code.replaceWith(frame);
+    frame.append(copyButton(() => code.innerText), code);
   }
   return made;
 }

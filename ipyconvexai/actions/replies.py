@@ -146,12 +146,11 @@ def _insert_call(ctx: Any, reply: ai.Message, call: dict[str, str]) -> None:
 
 
 def after_calls(ctx: Any, conversation_id: str, reply_id: str) -> None:
-    """When all calls of a reply are over: have the model told, unless one was stopped or a reply waits already."""
+    """When all calls of a reply are over: have the model told, by the reply that waits already or by a new one."""
     calls = calls_of(ctx, conversation_id, reply_id)
     if any(call.status in OPEN for call in calls):
         return
-    stopped = any(call.status == "canceled" and call.error_code == STOPPED for call in calls)
-    if calls and not stopped and not ctx.db.sql(_OPEN, [conversation_id]):
+    if calls and not ctx.db.sql(_OPEN, [conversation_id]):
         reply_later(ctx, conversation_id)
     else:
         ctx.run_mutation(begin_next, conversation_id=conversation_id)

@@ -3,7 +3,8 @@
 Run as a program it reads one question from its standard input, answers on its standard output, and ends. A process,
 because a query that hangs in C code, or asks for more memory than there is, can be ended only with its process, and
 that must not be the kernel. Promises: DuckDB's access to files and network is off and cannot be turned on again; one
-SELECT is run, in a read-only transaction; the answer has a bounded size; who asks is told DuckDB's own error.
+SELECT is run, and there is nothing that it could write to; the answer has a bounded size; who asks is told DuckDB's own
+error.
 
 The question: a line of JSON {"sql", "rows", "seconds", "memory", "frames": [[name, bytes], ...]}, then the frames as
 Arrow IPC streams. The answer: JSON {"columns", "rows", "total"} with cells as text (null: None), or {"error"}. `total`
@@ -126,7 +127,6 @@ def _answer(connection: Any, sql: str, most: int) -> dict[str, Any]:
     statements = connection.extract_statements(sql)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         return {"error": "one SELECT at a time is run here (DESCRIBE and SUMMARIZE are, too), and nothing else"}
-    connection.execute("BEGIN TRANSACTION READ ONLY")
     result = connection.execute(statements[0])
     columns = [str(column[0]) for column in result.description or ()]
     rows = [[_cell(value) for value in row] for row in result.fetchmany(most)]

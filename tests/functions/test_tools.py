@@ -15,6 +15,7 @@ import pytest
 
 import ipyconvexai as ai
 from ipyconvexai import errors
+from ipyconvexai.functions.toolbox import Performer
 from ipyconvexai.functions.tools import as_text, for_people, tools_of
 from ipyconvexai.store.link import KeeperStore
 from ipyconvexai.testing import Answer, Endpoint, Received, ToolCall
@@ -526,6 +527,41 @@ def test_methods_and_names():
 )
 def test_results_as_the_model_is_told(value: Any, text: str):
     assert as_text(value).strip() == text.strip()
+
+
+def test_results_hold_no_key(endpoint: Endpoint):
+    from ipyconvexai.settings import remember_secret
+
+    remember_secret("sk-test-0123456789abcdef")
+    assert "0123456789" not in as_text({"key": "sk-test-0123456789abcdef"})
+
+
+def test_a_change_while_a_reply_is_tried_has_it_tried_again(app: ai.App, endpoint: Endpoint):
+    """It was not its turn when it was looked at, and is by now."""
+    talk = str(ai.run("start_conversation", title="a talk"))
+    tried: list[str] = []
+    begun, go = threading.Event(), threading.Event()
+
+    async def run(name: str, args: Any) -> None:
+        tried.append(name)
+        begun.set()
+        await asyncio.to_thread(go.wait, 10)
+
+    performer = Performer(app.store, app.loop, run)
+    with app.store.transaction() as execute:
+        execute(
+            "INSERT INTO messages (id, created_at, conversation_id, role, status, session_id)"
+            " VALUES (uuidv7(), now()::TIMESTAMP, ?, 'assistant', 'pending', ?)",
+            [talk, app.store.session_id],
+        )
+    performer.start()
+    assert begun.wait(10)
+    performer._notice({"messages"})
+    wait_for(lambda: performer._again, "it to be noticed")
+    go.set()
+    wait_for(lambda: len(tried) >= 2, "another try")
+    assert set(tried) == {"ai.generate_response"}
+    app.run(performer.stop())
 
 
 def test_results_are_bounded_and_hold_no_environment():

@@ -74,7 +74,8 @@ def test_a_call_is_shown_allowed_and_its_result(app: ai.App, endpoint: Endpoint,
     app.run(talk.allow(asks["id"], always=True))
     found = told.until("user done", *("assistant done", "tool done") * 2, "assistant done")
     assert found[2]["result"].startswith("<b>")
-    assert "\x1b" not in str(found)
+    for each in (asks["arguments"], found[2]["arguments"], found[2]["result"]):
+        assert "\x1b" not in each, "escape sequences steer terminals, and readers"
     assert KEY not in str(found)
     assert KEY not in talk.transcript()
     assert "echo" in talk.transcript()

@@ -9,7 +9,7 @@ from playwright.sync_api import FilePayload, Locator, expect
 from tests.browser.conftest import Open, Scripted
 from tests.browser.guard import Guard
 from tests.browser.lab import Notebook, Server
-from tests.browser.talking import answers, own, panel, say
+from tests.browser.talking import answers, own, panel
 
 HOSTILE = "<img src=x onerror=alert(1)>.csv"
 FRAME = "import os, pandas as pd\ndf = pd.DataFrame({'length': [2737, 244]})\ndf2, env = df, os.environ"
@@ -127,7 +127,7 @@ def test_what_cannot_be_sent_loses_nothing(notebook: Open, scripted: Scripted, s
     field(chat).fill("Look")
     again.page.evaluate("() => window.panel.sessionContext.shutdown()")
     field(chat).press("Enter")
-    expect(chat).to_contain_text("The kernel does not answer")
+    expect(chat).to_contain_text("The kernel does not answer", timeout=15_000)
     expect(field(chat)).to_have_value("Look")
     again.page.evaluate("() => window.panel.sessionContext.startKernel()")
     again.silently("%load_ext ipyconvexai\nimport ipyconvexai as ai")
@@ -147,9 +147,15 @@ def test_a_million_characters_are_pasted(notebook: Open, scripted: Scripted):
     field(chat).fill(text)
     expect(chat.locator(".ai-count")).to_have_text("about 250,000 tokens")
     field(chat).press("Enter")
-    expect(answers(chat)).to_contain_text("tokens")
+    expect(answers(chat)).to_contain_text("tokens", timeout=30_000)
     expect(field(chat)).to_have_value("")
     print(f"1 MB is sent and answered after {time.monotonic() - begun:.2f} s")
     assert len(sent(scripted)) == len(text)
-    say(chat, "after")
+    field(chat).press_sequentially("after @c")
+    expect(chat.get_by_role("option")).to_contain_text(["cell:1"])
+    box = chat.get_by_role("listbox").bounding_box()
+    assert box is not None
+    assert box["height"] > 20, "the messages make room"
+    field(chat).press("Escape")
+    field(chat).press("Enter")
     expect(answers(chat).last).to_contain_text("after")

@@ -63,7 +63,7 @@ def test_a_call_asks_runs_and_is_answered(notebook: Open, rounds: Rounds, guard:
     card = chat.get_by_label("Call of the tool weather")
     expect(card).to_contain_text("asks to be run")
     expect(card.get_by_label("Arguments")).to_have_text('{ "city": "Oslo", "days": 3 }')
-    expect(chat.get_by_role("status")).to_have_text("The tool weather asks to be run.")
+    expect(chat.locator(".ai-status")).to_have_text("The tool weather asks to be run.")
     expect(chat.get_by_role("button", name="Stop")).to_be_visible()
     # With the keyboard alone: the first of the card's buttons, after what scrolls.
     card.get_by_label("Arguments").focus()

@@ -81,6 +81,7 @@ def test_the_keyboard_alone_reaches_everything(shared: Open, scripted: Scripted)
     chat.get_by_role("button", name="Conversations").focus()
     book.page.keyboard.press("Enter")
     expect(chat.locator(".ai-found li")).not_to_have_count(0)
+    chat.get_by_role("button", name="Settings").focus()
     wanted = chat.evaluate(_FOCUSABLE)
     reached: list[str] = []
     while (name := book.page.evaluate(_NAME)) is not None and len(reached) <= len(wanted):
@@ -88,7 +89,18 @@ def test_the_keyboard_alone_reaches_everything(shared: Open, scripted: Scripted)
         assert book.page.evaluate(_OUTLINE) != "none", f"the focus on {name} is seen"
         book.page.keyboard.press("Tab")
     assert reached == wanted
-    for name in ("Conversations", "Title", "Rename", "Messages", "Copy", "Fork", "Message", "Send"):
+    for name in (
+        "Settings",
+        "Conversations",
+        "Title",
+        "Rename",
+        "Messages",
+        "Copy",
+        "Fork",
+        "Attach",
+        "Message",
+        "Send",
+    ):
         assert name in reached
     field(chat).focus()
     book.page.keyboard.press("Escape")

@@ -44,8 +44,8 @@ def test_files_and_variables_go_along(notebook: Open, scripted: Scripted, guard:
     book.run(1)
     chat = panel(book, 1)
     drop(chat, HOSTILE, b"bridge,length\nTower,244\n")
-    notes: FilePayload = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"to be removed"}
-    chat.locator("input[type=file]").set_input_files([notes])
+    picked: FilePayload = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"to be removed"}
+    chat.locator("input[type=file]").set_input_files(picked)
     expect(along(chat)).to_contain_text([HOSTILE, "notes.txt"])
     chat.get_by_role("button", name="Remove notes.txt").click()
     expect(along(chat)).to_have_count(1)
@@ -63,9 +63,12 @@ def test_files_and_variables_go_along(notebook: Open, scripted: Scripted, guard:
     field(chat).press("Escape")
     expect(options.first).to_be_hidden()
     field(chat).press("Backspace")
+    field(chat).press_sequentially("@")
+    expect(options.first).to_be_visible()  # and closes where the mouse goes down on the button
 
     chat.get_by_role("button", name="What will be sent").click()
     preview = chat.get_by_role("region", name="What will be sent")
+    expect(options.first).to_be_hidden()
     expect(preview.locator("summary")).to_contain_text(["Your message", "df (frame", HOSTILE])
     preview.locator("summary").nth(1).click()
     expect(preview).to_contain_text("- length: int64; min 244, mean 1490.5, max 2737")
@@ -81,7 +84,7 @@ def test_files_and_variables_go_along(notebook: Open, scripted: Scripted, guard:
     assert f'frame "{HOSTILE}"' in sent(scripted)
 
     chat.get_by_role("button", name="Edit").click()
-    expect(field(chat)).to_have_value("How long is @df and ")
+    expect(field(chat)).to_have_value("How long is @df and @")
     expect(along(chat)).to_contain_text([HOSTILE])
     field(chat).press("Enter")
     expect(answers(chat)).to_contain_text("tokens")

@@ -145,7 +145,8 @@ class Context {
     this.attachButton = button("Attach", "ai-attach", () => picker.click());
     this.attachButton.title = "Attach files: text, CSV, notebooks, PDF, pictures. @name attaches a variable, @cell:3 a cell.";
     this.buttons = [this.attachButton, picker];
-    this.above = [this.names.list, this.names.status, this.shown, this.bar];
+    const over = make("div", { className: "ai-names-over" }, this.names.list);
+    this.above = [this.names.status, this.shown, over, this.bar];
     this.listen();
     this.restore();
   }

@@ -25,10 +25,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from ipyconvexai.application import App
@@ -37,131 +36,22 @@ from ipyconvexai.errors import Error
 from ipyconvexai.functions.changes import hub_of
 from ipyconvexai.functions.registry import define_built_in, registry
 from ipyconvexai.functions.streaming import Draft, listen
-from ipyconvexai.functions.tools import Tool, for_people
+from ipyconvexai.functions.tools import Tool
 from ipyconvexai.generation import check_prompt
 from ipyconvexai.ids import new_id
 from ipyconvexai.providers.choice import choose, usable_models
-from ipyconvexai.render import Blocks, fenced, plain_text
-from ipyconvexai.settings import redact
+from ipyconvexai.render import plain_text
 from ipyconvexai.store.conversations import begin_conversation, find_conversation, settings_of
-from ipyconvexai.values import Wait
+from ipyconvexai.widgets.messages import OPEN, Message, Update, facts_of
+from ipyconvexai.widgets.rows import Own, Row, Total, read_attached, read_rows, read_texts, read_total
 
 __all__ = ["OPEN", "Talk", "Update"]
 
-Update = dict[str, Any]
-
 DRAW_EVERY = 0.05  # seconds between two tellings of a message that grows, at least
 SHARE = 3  # drawing takes at most a part in so many of the time, however long the last block is
-LONGEST = 100_000  # characters of a message in the transcript
-OPEN = ("pending", "streaming")
-STATES = {  # of a call
-    "waiting": "asks to be run",
-    "pending": "is about to run",
-    "streaming": "runs",
-    "done": "was run",
-    "failed": "failed",
-    "canceled": "was stopped",
-}
-LONGEST_CALL = 20_000  # characters of a call's arguments or result that are shown
 PART = 40  # messages that are told at once; a page draws them between two frames
 TRANSCRIPT = 60  # messages of a transcript, and
 LONGEST_TRANSCRIPT = 40_000  # characters: a front end draws all of it after each turn, seen or not
-
-_MESSAGES = """
-SELECT m.id::VARCHAR, m.role, m.status, length(m.content), m.error_code, m.error_message, m.finish_reason,
-       r.model, r.input_tokens, r.output_tokens, r.cost_usd, r.duration_ms, m.tool_call
-FROM messages m LEFT JOIN responses r ON r.request_id = m.request_id
-WHERE m.conversation_id = ?::UUID ORDER BY m.created_at, m.id
-"""
-_CONVERSATION = "SELECT title, model, system FROM conversations WHERE id = ?::UUID"
-# Of all its calls, also those whose answer was written again.
-_TOTAL = """
-SELECT count(*), sum(coalesce(s.input_tokens, 0) + coalesce(s.output_tokens, 0)), sum(s.cost_usd), sum(s.duration_ms)
-FROM requests r JOIN responses s ON s.request_id = r.id WHERE r.conversation_id = ?::UUID
-"""
-_ATTACHED = """
-SELECT id::VARCHAR, attachments->>'$[*].name', attachments->>'$[*].kind', attachments->>'$[*].tokens'
-FROM messages WHERE id IN (SELECT unnest(?::UUID[])) AND json_valid(attachments)
-"""
-_CONTENT = "SELECT id::VARCHAR, content FROM messages WHERE id IN (SELECT unnest(?::UUID[]))"
-_PIECES = """
-SELECT message_id::VARCHAR, string_agg(text, '' ORDER BY start) FROM message_deltas
-WHERE message_id IN (SELECT unnest(?::UUID[])) GROUP BY message_id
-"""
-
-
-@dataclass(slots=True)
-class _Message:
-    """A message as it was told. `row` is its row, where that differs it is told again."""
-
-    id: str
-    role: str = ""
-    status: str = ""
-    row: tuple[Any, ...] = ()
-    text: str = ""
-    foot: str = ""
-    note: dict[str, Any] | None = None
-    wait: Wait | None = None
-    blocks: Blocks = field(default_factory=Blocks)
-    call: dict[str, Any] = field(default_factory=dict)  # of a tool
-    here: bool = False  # whether that is in this process
-    is_last: bool = False
-    attached: list[dict[str, Any]] = field(default_factory=list)
-
-    def take(self, row: tuple[Any, ...], text: str | None, draft: Draft | None) -> bool:
-        """Whether there is anything new in its row, its text in the ledger, or what this process writes of it."""
-        changed = row != self.row
-        if changed:
-            self.row, self.role, self.status = row, row[1], row[2]
-            self.foot, self.note = _foot(row), _note(row)
-            self.call = json.loads(row[12]) if row[12] else {}
-        if text is not None and text != self.text:
-            self.text, changed = text, True
-        return (draft is not None and self.grow(draft)) or changed
-
-    def grow(self, draft: Draft) -> bool:
-        """Whether `draft` has more than was told."""
-        text, wait = redact(draft.text), draft.wait
-        if self.status not in OPEN or (text, wait) == (self.text, self.wait):
-            return False
-        self.text, self.wait, self.status = text, wait, "streaming"
-        return True
-
-    @property
-    def attached_names(self) -> str:
-        names = ", ".join(one["name"] for one in self.attached)
-        return f"\n\nAttached: {names}" if names else ""
-
-    def update(self, *, whole: bool = False) -> Update:
-        told: Update = {"kind": "message", "id": self.id, "role": self.role, "status": self.status}
-        if self.role == "user":
-            return told | {"text": plain_text(self.text), "attached": self.attached}
-        if self.role == "tool":
-            return told | self._call_told()
-        kept = self.blocks.show(self.text)
-        keep = 0 if whole else kept
-        wait = None
-        if self.wait is not None and self.status in OPEN:
-            wait = {"why": plain_text(self.wait.why), "seconds": max(0.0, self.wait.until - time.monotonic())}
-        facts = {"foot": self.foot, "note": self.note, "wait": wait}
-        return told | {"keep": keep, "blocks": self.blocks.html[keep:], **facts}
-
-    def _call_told(self) -> Update:
-        texts = {"name": self.call.get("name", ""), "arguments": for_people(self.call.get("arguments", ""))}
-        shown = {key: plain_text(_cut(text)) for key, text in texts.items()}
-        denied = self.status == "canceled" and self.row[4] == "denied"
-        state = "was not allowed" if denied else STATES.get(self.status, self.status)
-        facts = {"result": plain_text(_cut(self.text)), "state": state, "here": self.here, "note": _call_note(self)}
-        return shown | facts | {"more": self.status in ("failed", "canceled") and self.is_last}
-
-    @property
-    def said(self) -> str:
-        """As markdown, which is not safe yet."""
-        if self.role != "tool":
-            return _beginning(self.text) + self.attached_names
-        call = f"{self.call.get('name', '')}\n{for_people(self.call.get('arguments', ''))}"
-        state = "" if self.status == "done" else STATES.get(self.status, self.status)
-        return "\n\n".join(filter(None, [fenced(call), state, fenced(_cut(self.text)) if self.text else ""]))
 
 
 class Talk:
@@ -185,7 +75,7 @@ class Talk:
         self._settings: tuple[str | None, str | None] = (model, system)
         self._total = ""
         self.id: str | None = None
-        self._messages: dict[str, _Message] = {}
+        self._messages: dict[str, Message] = {}
         self.is_watched = True  # False: until somebody asks for a snapshot nothing is drawn
         self._drafts: dict[str, Draft] = {}  # what this process writes
         self._attached: dict[str, list[dict[str, Any]]] = {}  # names, kinds and tokens
@@ -362,7 +252,7 @@ class Talk:
     def snapshot(self) -> Iterator[list[Update]]:
         """All of it, for a page that knows nothing: the newest messages first, which is where one looks."""
         self.is_watched = True
-        yield [self._titled(), self._set(), self._totalled()]
+        yield [self._titled(), self._set(), {"kind": "total", "text": self._total}]
         messages = list(self._messages.values())
         for end in range(len(messages), 0, -PART):
             yield [*(message.update(whole=True) for message in messages[max(0, end - PART) : end]), self._order()]
@@ -389,9 +279,6 @@ class Talk:
     def _set(self) -> Update:
         model, system = self._settings
         return {"kind": "settings", "model": plain_text(model or ""), "system": plain_text(system or "")}
-
-    def _totalled(self) -> Update:
-        return {"kind": "total", "text": self._total}
 
     def _order(self) -> Update:
         return {"kind": "order", "ids": list(self._messages)}
@@ -429,51 +316,52 @@ class Talk:
             if self.id is None:
                 return
             self._equip()
-        own, rows = await asyncio.to_thread(self._rows)
+        store = self._app.store
+        own, rows = await asyncio.to_thread(read_rows, store, self.id)
         known = {key: message.row for key, message in self._messages.items()}
         # One that was stopped a moment ago has no content yet.
-        settled = [row[0] for row in rows if row[3] is not None and known.get(row[0]) != row]
-        coming = [row[0] for row in rows if row[3] is None and row[0] not in self._drafts]
-        texts = await asyncio.to_thread(self._texts, settled, coming)
-        self._attached |= await asyncio.to_thread(self._attachments, settled)
+        settled = [row.id for row in rows if row.length is not None and known.get(row.id) != row]
+        coming = [row.id for row in rows if row.length is None and row.id not in self._drafts]
+        texts = await asyncio.to_thread(read_texts, store, settled, coming)
+        self._attached |= await asyncio.to_thread(read_attached, store, settled)
         updates = self._renamed(own) + self._taken(rows, texts)
         if settled or not known:
-            self._total, before = await asyncio.to_thread(self._sum), self._total
-            updates += [] if self._total == before else [self._totalled()]
+            total = _told(await asyncio.to_thread(read_total, store, self.id))
+            updates += [] if total == self._total else [{"kind": "total", "text": total}]
+            self._total = total
         if updates:
             self._tell(updates)
 
-    def _renamed(self, own: list[tuple[Any, ...]]) -> list[Update]:
-        """What its own row says, if it is there."""
-        title, *settings = own[0] if own else (None, *self._settings)
+    def _renamed(self, own: Own | None) -> list[Update]:
+        """None: it is there no more."""
         updates = []
-        if (title := (title or "") if own else None) != self.title:
+        if (title := None if own is None else own.title or "") != self.title:
             self.title = title
             updates.append(self._titled())
-        if tuple(settings) != self._settings:
-            self._settings = (settings[0], settings[1])
+        if own is not None and (own.model, own.system) != self._settings:
+            self._settings = (own.model, own.system)
             updates.append(self._set())
         return updates
 
-    def _taken(self, rows: list[tuple[Any, ...]], texts: dict[str, str]) -> list[Update]:
+    def _taken(self, rows: list[Row], texts: dict[str, str]) -> list[Update]:
         before = list(self._messages)
         for row in rows:
-            if row[0] not in self._messages:
-                self._messages[row[0]] = _Message(row[0], attached=self._attached.get(row[0], []))
-        self._messages = {row[0]: self._messages[row[0]] for row in _in_order(rows)}
-        over = {row[0] for row in rows if row[2] not in OPEN}
+            if row.id not in self._messages:
+                self._messages[row.id] = Message(row.id, attached=self._attached.get(row.id, []))
+        self._messages = {row.id: self._messages[row.id] for row in rows}
+        over = {row.id for row in rows if row.status not in OPEN}
         self._drafts = {key: draft for key, draft in self._drafts.items() if key not in over}
         last = next(reversed(self._messages), None)
         changed = []
         for row in rows:
-            message = self._messages[row[0]]
-            is_new = message.take(row, texts.get(row[0]), self._drafts.get(row[0]))
-            if self._place(message, is_last=row[0] == last) or is_new:
+            message = self._messages[row.id]
+            is_new = message.take(row, texts.get(row.id), self._drafts.get(row.id))
+            if self._place(message, is_last=row.id == last) or is_new:
                 changed.append(message)
         updates = [message.update() for message in changed] if self.is_watched else []
         return updates if before == list(self._messages) else [*updates, self._order()]
 
-    def _place(self, message: _Message, *, is_last: bool) -> bool:
+    def _place(self, message: Message, *, is_last: bool) -> bool:
         """What a call's row does not say: whether its tool is here, and whether anything follows it. Whether that is
         new."""
         if message.role != "tool":
@@ -481,34 +369,6 @@ class Talk:
         here = message.call.get("name") in self._app.functions.runner.toolbox.of(self.id or "")
         before, message.here, message.is_last = (message.here, message.is_last), here, is_last
         return before != (here, is_last)
-
-    def _rows(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-        """Blocking."""
-        read = self._app.store.read
-        return read(_CONVERSATION, [self.id]), read(_MESSAGES, [self.id])
-
-    def _sum(self) -> str:
-        """Blocking."""
-        calls, tokens, cost, took = self._app.store.read(_TOTAL, [self.id])[0]
-        return f"{calls} call{'s' if calls > 1 else ''}: {_facts(tokens, cost, took)}" if calls else ""
-
-    def _attachments(self, settled: list[str]) -> dict[str, list[dict[str, Any]]]:
-        """Blocking."""
-        rows = self._app.store.read(_ATTACHED, [settled]) if settled else []
-        return {
-            key: [
-                {"name": plain_text(name), "kind": kind, "tokens": int(tokens)}
-                for name, kind, tokens in zip(*told, strict=True)
-            ]
-            for key, *told in rows
-        }
-
-    def _texts(self, settled: list[str], coming: list[str]) -> dict[str, str]:
-        """Blocking."""
-        read = self._app.store.read
-        found = read(_CONTENT, [settled]) if settled else []
-        found += read(_PIECES, [coming]) if coming else []
-        return {key: text or "" for key, text in found}
 
     # ------------------------------------------------------------------------------------------ while it is written
     def _grow(self, draft: Draft) -> None:
@@ -529,73 +389,8 @@ class Talk:
             await asyncio.sleep(max(DRAW_EVERY, SHARE * (time.perf_counter() - begun)))
 
 
-def _beginning(text: str) -> str:
-    """A notebook keeps no more of a message, and Jupyter lets no more than 1 MB through in a second."""
-    left = len(text) - LONGEST
-    return text.strip() if left <= 0 else f"{text[:LONGEST].strip()}\n\n… and {left:,} characters more in the ledger"
-
-
-def _foot(row: tuple[Any, ...]) -> str:
-    """What it took, in words."""
-    finish, model, read, written, cost, took = row[6:12]
-    cut = "cut at the token limit" if finish == "length" else ""
-    parts = [plain_text(model or ""), _facts((read or 0) + (written or 0), cost, took), cut]
-    return " · ".join(part for part in parts if part)
-
-
-def _facts(tokens: int | None, cost: float | None, took: float | None) -> str:
-    """`cost` in US dollars, `took` in milliseconds."""
-    facts = [
-        f"{tokens:,} tokens" if tokens else "",
-        f"${cost:.6f}".rstrip("0").rstrip(".") if cost else "",
-        f"{took / 1000:.1f} s" if took else "",
-    ]
-    return " · ".join(fact for fact in facts if fact)
-
-
-_CURES = {
-    "pictures_refused": "Use a model that takes pictures, or take the picture out: Edit.",
-    "context_length": "Take out some of what is attached: Edit; or use a model with a larger context.",
-}
-
-
-def _note(row: tuple[Any, ...]) -> dict[str, Any] | None:
-    """Why it is not whole."""
-    _, role, status, _, code, words, *_ = row
-    if role == "tool":
-        return None
-    if status == "canceled":
-        return {"text": "Stopped: this is what had come.", "error": False}
-    if status == "failed":
-        cure = _CURES.get(code or "")
-        return {"text": plain_text("\n".join(filter(None, (words or code or "it failed", cure)))), "error": True}
-    return None
-
-
-def _call_note(message: _Message) -> dict[str, Any] | None:
-    status, words = message.status, message.row[5] if message.row else None
-    if status == "failed":
-        return {"text": plain_text(_cut(words or "it failed")), "error": True}
-    if status == "waiting" and not message.here:
-        why = "This tool is not in this kernel: open the panel again with it, ai.chat(title, tools=[...]), or skip it."
-        return {"text": why, "error": False}
-    if status == "canceled" and words and message.row[4] == "denied":
-        return {"text": plain_text(_cut(words)), "error": False}
-    return None
-
-
-def _cut(text: str) -> str:
-    left = len(text) - LONGEST_CALL
-    return text if left <= 0 else f"{text[:LONGEST_CALL]}\n… {left:,} characters more"
-
-
-def _in_order(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Each call after the reply that wanted it, also where somebody had said more before it was made."""
-    calls: dict[str, list[tuple[Any, ...]]] = {}
-    for row in rows:
-        if row[12]:
-            calls.setdefault(json.loads(row[12]).get("reply", ""), []).append(row)
-    if not calls:
-        return rows
-    ordered = [each for row in rows if not row[12] for each in (row, *calls.pop(row[0], ()))]
-    return ordered + [row for left in calls.values() for row in left]
+def _told(total: Total) -> str:
+    if not total.calls:
+        return ""
+    facts = facts_of(total.tokens, total.cost_usd, total.duration_ms)
+    return f"{total.calls} call{'s' if total.calls > 1 else ''}: {facts}"

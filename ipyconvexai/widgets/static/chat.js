@@ -83,7 +83,7 @@ function render({ model, el }) {
     say({ kind: "delete" });
   });
   const menu = make(
-    "div", { className: "ai-menu", hidden: true },
+    "div", { className: "ai-menu ai-conversations", hidden: true },
     make("div", { className: "ai-row" }, rename, button("Rename", "ai-rename", () => say({ kind: "rename", title: rename.value })), remove),
     make("div", { className: "ai-row" }, search, button("New", "ai-new", () => { toggle(false); say({ kind: "new" }); })),
     found,
@@ -287,6 +287,7 @@ function render({ model, el }) {
   root.addEventListener("keydown", (event) => {
     if (event.key === "Escape") {
       if (!menu.hidden) { toggle(false); more.focus(); }
+      else if (!settings.element.hidden) { adjust(false); tune.focus(); }
       else if (editing) edit(null);
       else if (!stop.hidden) say({ kind: "stop" });
     }

@@ -69,7 +69,7 @@ SHOWN = """async ({index, selector, count}) => {
 # Ask, and wait until so many answers are written. Playwright's own ways of looking would cost the page more than this.
 ASK = """async (chat, {text, count}) => {
   if (text) {
-    const field = chat.querySelector("textarea");
+    const field = chat.querySelector(".ai-compose textarea");
     field.value = text;
     field.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", bubbles: true, cancelable: true}));
   }

@@ -286,7 +286,7 @@ _UNTIL = """chat => new Promise((done, fail) => {
 })"""
 UNTIL_ANSWERED = _UNTIL % (
     """const known = new Set(chat.querySelectorAll(".ai-assistant"));
-  const field = chat.querySelector("textarea");
+  const field = chat.querySelector(".ai-compose textarea");
   field.value = "Long";
   field.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", bubbles: true, cancelable: true}));""",
     "last && !known.has(last) && last.textContent.includes('word')",

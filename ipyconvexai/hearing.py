@@ -3,11 +3,13 @@
 A front end may send what its page says to a thread beside the cell's (a subshell). ipykernel 7.4 sends what comes for a
 widget to where that widget last spoke, which is the busy cell, unless its comm says otherwise: here, where the front
 end wants it. And it asks the comm as a message arrives, in a thread that is never busy: so what a front end says that
-knows no subshells is heard there, and when it comes once more after the cell, it is known.
+knows no subshells, or has none yet, is heard there; it comes once more after the cell, in the cells' thread, and is
+known then. What comes in a subshell meanwhile is another saying.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,21 +29,24 @@ class Ear:
         self._said = said
         self._hear = hear
         self._early = 0
+        self._lock = threading.Lock()
         if hasattr(comm, "_reply_subshell_for"):
             comm._reply_subshell_for = self._route
 
     def _route(self, data: Any, subshell: str | None) -> str | None:
         said = self._said(data) if isinstance(data, dict) else None
         if subshell is None and said is not None:
-            self._early += 1
+            with self._lock:
+                self._early += 1
             self._hear(said)
         return subshell
 
     def in_turn(self, said: Any) -> None:
         """What comes when the kernel gets to it."""
-        if self._early:
-            self._early -= 1
-        else:
+        with self._lock:
+            known = self._early > 0 and threading.current_thread() is threading.main_thread()
+            self._early -= known
+        if not known:
             self._hear(said)
 
 

@@ -14,6 +14,7 @@ from ipyconvexai.application import App, app
 from ipyconvexai.errors import Error, InputError
 from ipyconvexai.functions.tools import tools_of
 from ipyconvexai.render import error_text, markdown_bundle, plain_text
+from ipyconvexai.settings import redact
 from ipyconvexai.widgets.composing import HEARD, Composer
 from ipyconvexai.widgets.talk import OPEN, Talk, Update
 
@@ -21,7 +22,8 @@ __all__ = ["Chat", "chat"]
 
 
 CLOSED = "The ledger was closed: run the cell again."
-FLOW = 250_000  # characters of transcripts that are written in a second
+# What leads from one state of the conversation to another is done in the order in which it was said.
+IN_TURN = {"send", "edit", "retry", "fork", "open", "new", "rename", "configure", "delete"}
 NOT_CONNECTED = "Not connected: run the cell again to go on with this conversation."
 
 
@@ -68,7 +70,8 @@ class Chat:
         self._talk = Talk(owner, title, self._tell, **options)
         self._talk.is_watched = False  # the page asks when it is there
         self._composer = Composer(self._talk, lambda told: self._send(**told))
-        self._suggestions = suggestions
+        self._turn = asyncio.Lock()
+        self._suggestions = [redact(each) for each in suggestions]
         self._view: Any = None
         self._shown = 0  # outputs that have it
         self._closed = False
@@ -149,17 +152,12 @@ class Chat:
                 self._writing = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
-        """Bring the transcripts up to date.
-
-        A long one takes a tenth of a second: not on the loop. And of more than 1 MB a second Jupyter's server lets
-        nothing through any more (its iopub_data_rate_limit): what comes in a while is written as one.
-        """
+        """Bring the transcripts up to date. A long one takes a tenth of a second: not on the loop."""
         while self._stale:
             self._stale = False
             transcript = await asyncio.to_thread(markdown_bundle, self._talk.transcript(), note=NOT_CONNECTED)
             for shown in self._transcripts:
                 shown.update(transcript, raw=True)
-            await asyncio.sleep(sum(map(len, transcript.values())) * len(self._transcripts) / FLOW)
 
     def _heard(self, said: dict[str, Any]) -> None:
         """In whatever thread hears the page."""
@@ -170,41 +168,13 @@ class Chat:
             self._app.loop.submit(self._do(said))
 
     async def _do(self, said: dict[str, Any]) -> None:
+        """Whatever it ends with is told to the page."""
         try:
-            match said:
-                case {"kind": "hello"}:
-                    for updates in self._talk.snapshot():
-                        self._send("told", updates=updates)
-                        await asyncio.sleep(0)  # others use the loop, too
-                    self._composer.tell_files()
-                case {"kind": str(kind)} if kind in HEARD:
-                    await self._composer.hear(said)
-                case {"kind": "stop"}:
-                    await self._talk.stop()
-                case {"kind": "retry", "id": str(key)}:
-                    await self._talk.retry(key)
-                case {"kind": "allow", "id": str(key), "always": bool(always)}:
-                    await self._talk.allow(key, always=always)
-                case {"kind": "deny", "id": str(key)}:
-                    await self._talk.deny(key)
-                case {"kind": "go on", "id": str(key)}:
-                    await self._talk.go_on(key)
-                case {"kind": "fork", "id": str(key)}:
-                    await self._talk.fork(key)
-                case {"kind": "list", "search": str(search)}:
-                    self._send("conversations", found=await self._talk.others(search))
-                case {"kind": "open", "id": str(key)}:
-                    await self._talk.switch(key)
-                case {"kind": "new"}:
-                    await self._talk.switch(None)
-                case {"kind": "rename", "title": str(title)}:
-                    await self._talk.rename(title)
-                case {"kind": "models"}:
-                    self._send("models", **await self._talk.models())
-                case {"kind": "configure", "model": str(model), "system": str(system)}:
-                    await self._talk.configure(model, system)
-                case {"kind": "delete"}:
-                    await self._talk.delete()
+            if said.get("kind") in IN_TURN:
+                async with self._turn:
+                    await self._answer(said)
+            else:
+                await self._answer(said)
         except asyncio.CancelledError:
             raise
         except Error as error:
@@ -212,9 +182,46 @@ class Chat:
         except Exception as error:
             self._fail(f"{type(error).__name__}: {error}", again=True)
 
+    async def _answer(self, said: dict[str, Any]) -> None:
+        match said:
+            case {"kind": "hello"}:
+                async for updates in self._talk.snapshot():
+                    self._send("told", updates=updates)
+                self._composer.tell_files()
+            case {"kind": "source", "id": str(key)}:
+                self._send("source", id=key, text=self._talk.source(key))
+            case {"kind": str(kind)} if kind in HEARD:
+                await self._composer.hear(said)
+            case {"kind": "stop"}:
+                await self._talk.stop()
+            case {"kind": "retry", "id": str(key)}:
+                await self._talk.retry(key)
+            case {"kind": "allow", "id": str(key), "always": bool(always)}:
+                await self._talk.allow(key, always=always)
+            case {"kind": "deny", "id": str(key)}:
+                await self._talk.deny(key)
+            case {"kind": "go on", "id": str(key)}:
+                await self._talk.go_on(key)
+            case {"kind": "fork", "id": str(key)}:
+                await self._talk.fork(key)
+            case {"kind": "list", "search": str(search)}:
+                self._send("conversations", found=await self._talk.others(search))
+            case {"kind": "open", "id": str(key)}:
+                await self._talk.switch(key)
+            case {"kind": "new"}:
+                await self._talk.switch(None)
+            case {"kind": "rename", "title": str(title)}:
+                await self._talk.rename(title)
+            case {"kind": "models"}:
+                self._send("models", **await self._talk.models())
+            case {"kind": "configure", "model": str(model), "system": str(system)}:
+                await self._talk.configure(model, system)
+            case {"kind": "delete"}:
+                await self._talk.delete()
+
     def _fail(self, text: str, *, again: bool = False) -> None:
         """Say so in the panel; `again`: the same may do another time."""
-        self._send("error", text=plain_text(text), again=again)
+        self._send("error", text=plain_text(redact(text)), again=again)
 
     def _send(self, kind: str, **content: Any) -> None:
         if (view := self._view) is not None:  # it may have been closed meanwhile

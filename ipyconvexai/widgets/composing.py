@@ -24,12 +24,14 @@ from ipyconvexai.context.files import attach_file
 from ipyconvexai.context.mentions import attach, offers
 from ipyconvexai.errors import InputError
 from ipyconvexai.render import plain_text
+from ipyconvexai.settings import redact
 from ipyconvexai.widgets.talk import Talk
 
 __all__ = ["HEARD", "Composer"]
 
 HEARD = ("send", "edit", "preview", "names", "file", "unfile")
 MOST_FILES = 20
+MOST_TOKENS = 100  # of messages that a page might send once more
 LONGEST = 100_000  # characters of a part that is looked at
 
 Said = dict[str, Any]
@@ -101,6 +103,8 @@ class Composer:
         for key in _texts(said.get("files")):
             self._files.pop(key, None)
         self._sending[token] = True
+        for old in list(self._sending)[:-MOST_TOKENS]:
+            del self._sending[old]
         self._tell({"kind": "taken", "token": token})
         self.tell_files()
 
@@ -135,7 +139,7 @@ class Composer:
 
 def about(one: Attachment) -> Said:
     """What a chip says of it."""
-    return {"name": plain_text(one.name), "kind": one.kind, "tokens": one.tokens}
+    return {"name": plain_text(redact(one.name)), "kind": one.kind, "tokens": one.tokens}
 
 
 def _earlier(messages: list[Said]) -> list[Said]:

@@ -109,7 +109,7 @@ class Message:
 
 
 def _beginning(text: str) -> str:
-    """A notebook keeps no more of a message, and Jupyter lets no more than 1 MB through in a second."""
+    """A notebook keeps no more of a message: a front end draws all of it after each turn, seen or not."""
     left = len(text) - LONGEST
     return text.strip() if left <= 0 else f"{text[:LONGEST].strip()}\n\n… and {left:,} characters more in the ledger"
 

@@ -18,7 +18,7 @@ What is told, as JSON:
     {"kind": "settings", "model", "system"}                                            what its answers are made with;
                                                                                        "": the default
     {"kind": "total", "text"}                                                          what all its calls took
-    {"kind": "cleared"}                                                                another conversation follows
+    {"kind": "cleared"}                                                                all that is to be shown follows
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -41,6 +41,7 @@ from ipyconvexai.generation import check_prompt
 from ipyconvexai.ids import new_id
 from ipyconvexai.providers.choice import choose, usable_models
 from ipyconvexai.render import plain_text
+from ipyconvexai.settings import redact
 from ipyconvexai.store.conversations import begin_conversation, find_conversation, settings_of
 from ipyconvexai.widgets.messages import OPEN, Message, Update, facts_of
 from ipyconvexai.widgets.rows import Own, Row, Total, read_attached, read_rows, read_texts, read_total
@@ -49,7 +50,7 @@ __all__ = ["OPEN", "Talk", "Update"]
 
 DRAW_EVERY = 0.05  # seconds between two tellings of a message that grows, at least
 SHARE = 3  # drawing takes at most a part in so many of the time, however long the last block is
-PART = 40  # messages that are told at once; a page draws them between two frames
+PART, PART_LENGTH = 40, 6000  # messages, and characters of them, that are told at once: 50 ms for the loop
 TRANSCRIPT = 60  # messages of a transcript, and
 LONGEST_TRANSCRIPT = 40_000  # characters: a front end draws all of it after each turn, seen or not
 
@@ -70,9 +71,9 @@ class Talk:
         self._app = owner
         self._tools = tools
         self._tell = tell
-        self.title = title
-        self._wanted = (model, system)  # of who made it
-        self._settings: tuple[str | None, str | None] = (model, system)
+        self.title = None if title is None else redact(title)
+        self._wanted = (model, None if system is None else redact(system))  # of who made it
+        self._settings: tuple[str | None, str | None] = self._wanted
         self._total = ""
         self.id: str | None = None
         self._messages: dict[str, Message] = {}
@@ -93,19 +94,31 @@ class Talk:
         """
         define_built_in()
         self._loop = asyncio.get_running_loop()
-        if self.title is not None:
-            self.id = await asyncio.to_thread(find_conversation, self._app.records, self.title)
+        if self.title is None:
+            self.id = None
+        elif self.id is None:
+            self.id = await self._find(self.title)
         if self.id is None:
-            self.title = self.title or f"Chat of {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            # Whatever else begins in this second is another one.
+            self.title = self.title or f"Chat of {time.strftime('%Y-%m-%d %H:%M:%S')} ({new_id()[-4:]})"
             self._tell([self._titled()])
         else:
-            await self._run("ai.load_messages", conversation_id=self.id, limit=1)  # it is of who asks
             if any(self._wanted):
                 await self._apply(*self._wanted)
             self._equip()
         self._ends = [listen(self._written), hub_of(self._app.store).subscribe(self._changed)]
         await self._look()  # after that, so that nothing is missed
         self._following = asyncio.create_task(self._follow())
+
+    async def _find(self, title: str) -> str | None:
+        """
+        Raises:
+            InputError, NotFoundError: it is none that can be shown.
+        """
+        found = await asyncio.to_thread(find_conversation, self._app.records, title)
+        if found is not None:
+            await self._run("ai.load_messages", conversation_id=found, limit=1)  # it is of who asks
+        return found
 
     async def _begin(self) -> None:
         """Where there is no such conversation yet."""
@@ -168,10 +181,10 @@ class Talk:
 
     async def allow(self, message_id: str, *, always: bool = False) -> None:
         """Let a call run; `always`: and those of its tool that come, in this conversation and process."""
+        await self._run("ai.allow_call", message_id=message_id)
         message = self._messages.get(message_id)
         if always and message is not None and self.id is not None:
             self._app.functions.runner.toolbox.of(self.id).trust(message.call.get("name", ""))
-        await self._run("ai.allow_call", message_id=message_id)
 
     async def deny(self, message_id: str) -> None:
         await self._run("ai.deny_call", message_id=message_id)
@@ -229,15 +242,23 @@ class Talk:
         return [{**one, "title": plain_text(one["title"] or "without a title")} for one in found]
 
     async def switch(self, title: str | None) -> None:
-        """Show another conversation, by its title or id; None: a new one."""
+        """Show another conversation, by its title or id; None: a new one.
+
+        Raises:
+            InputError, NotFoundError: there is none that can be shown; this one stays.
+        """
+        found = None if title is None else await self._find(title)
         self.close()
         if self._following is not None:
             await asyncio.wait([self._following])
-        self.id, self.title, self._messages, self._drafts = None, title, {}, {}
+        self.id, self.title, self._messages, self._drafts = found, title, {}, {}
         self._wanted = self._settings = (None, None)
         self._total = ""
-        self._tell([{"kind": "cleared"}])
+        watched, self.is_watched = self.is_watched, False
         await self.open()
+        if watched:
+            async for updates in self.snapshot():
+                self._tell(updates)
 
     async def stop(self) -> None:
         """Stop the answer that is being written, and those that wait."""
@@ -249,18 +270,33 @@ class Talk:
         return await self._app.functions.arun(registry.find(name), args)
 
     # ------------------------------------------------------------------------------------------ following
-    def snapshot(self) -> Iterator[list[Update]]:
-        """All of it, for a page that knows nothing: the newest messages first, which is where one looks."""
+    async def snapshot(self) -> AsyncIterator[list[Update]]:
+        """All of it, for a page that knows nothing, or something else: the newest messages first, where one looks."""
         self.is_watched = True
-        yield [self._titled(), self._set(), {"kind": "total", "text": self._total}]
-        messages = list(self._messages.values())
-        for end in range(len(messages), 0, -PART):
-            yield [*(message.update(whole=True) for message in messages[max(0, end - PART) : end]), self._order()]
+        yield [{"kind": "cleared"}, self._titled(), self._set(), {"kind": "total", "text": self._total}]
+        part: list[Update] = []
+        size = 0
+        for message in reversed(list(self._messages.values())):
+            if len(message.text) > PART_LENGTH and message.status not in OPEN:  # it will not change meanwhile
+                await asyncio.to_thread(message.blocks.show, message.text)
+            part.insert(0, message.update(whole=True))
+            size += len(message.text)
+            if len(part) == PART or size > PART_LENGTH:
+                yield [*part, self._order()]
+                part, size = [], 0
+                await asyncio.sleep(0)  # others use the loop, too
+        if part:
+            yield [*part, self._order()]
+
+    def source(self, message_id: str) -> str:
+        """A message as it was written."""
+        message = self._messages.get(message_id)
+        return "" if message is None else message.text
 
     def transcript(self) -> str:
         """Its newest messages as markdown, which is not safe yet."""
         names = {"user": "You", "assistant": "Assistant", "tool": "Tool"}
-        texts = [(names.get(message.role, message.role), message.said) for message in self._messages.values()]
+        texts = [(names.get(message.role, message.role), message.said) for message in list(self._messages.values())]
         texts = [(name, text) for name, text in texts if text]
         said: list[str] = []
         left = LONGEST_TRANSCRIPT

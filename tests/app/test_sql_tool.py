@@ -177,7 +177,11 @@ def test_its_process_ends_though_who_asked_was_killed():
     assert ended.returncode == -signal.SIGALRM
 
 
-@pytest.mark.parametrize("frames", [{}, {"df": 3}, {"df": [1]}, {"df": pd.DataFrame({"a": [object()]})}], ids=repr)
+@pytest.mark.parametrize(
+    "frames",
+    [{}, {"df": 3}, {"df": [1]}, {"df": pd.DataFrame({"a": [object()]})}],
+    ids=["none", "number", "list", "objects"],
+)
 def test_what_is_no_frame_is_refused(frames: dict[str, Any]):
     with pytest.raises(errors.InputError) as refused:
         ai.sql_tool(**frames)

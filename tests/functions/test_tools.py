@@ -495,7 +495,9 @@ def takes_a_frame(df: pd.DataFrame) -> None: ...
 
 
 @pytest.mark.parametrize(
-    "thing", [lambda: 1, 3, "no_such_function", takes_many, takes_a_frame, print, Plain, Plain(), None], ids=repr
+    "thing",
+    [lambda: 1, 3, "no_such_function", takes_many, takes_a_frame, print, Plain, Plain(), None],
+    ids="lambda number name many frame builtin class object none".split(),
 )
 def test_what_cannot_be_a_tool_says_why(thing: Any):
     with pytest.raises(errors.Error) as refused:

@@ -36,6 +36,9 @@ class Page:
             if update["kind"] == "title":
                 self.title = update["title"]
                 continue
+            if update["kind"] == "cleared":
+                self.shown = {}
+                continue
             if update["kind"] == "settings":
                 self.settings = (update["model"], update["system"])
                 continue
@@ -76,6 +79,13 @@ def opened(app: ai.App) -> Iterator[Callable[..., tuple[Talk, Page]]]:
 Open = Callable[..., tuple[Talk, Page]]
 
 
+def parts_of(app: ai.App, talk: Talk) -> list[list[Update]]:
+    async def collect() -> list[list[Update]]:
+        return [part async for part in talk.snapshot()]
+
+    return app.run(collect())
+
+
 def test_what_is_said_and_answered_is_told(app: ai.App, endpoint: Endpoint, opened: Open):
     endpoint.reply(Answer("# One\n\ntwo", usage=(10, 5)))
     talk, page = opened()
@@ -86,7 +96,7 @@ def test_what_is_said_and_answered_is_told(app: ai.App, endpoint: Endpoint, open
     assert "15 tokens" in foot
     wait_for(lambda: page.total.startswith("1 call: 15 tokens"), "what all of it took")
     other = Page()
-    for part in talk.snapshot():
+    for part in parts_of(app, talk):
         other.tell(part)
     assert (other.title, other.all()) == ("Bridges", page.all())
     assert (other.settings, other.total) == (("", ""), page.total)
@@ -253,7 +263,7 @@ def test_a_long_conversation_is_told_in_parts_and_its_transcript_is_short(opened
             )
     talk, _page = opened("Long")
     other, sizes, last = Page(), [], []
-    for part in talk.snapshot():
+    for part in parts_of(app, talk):
         other.tell(part)
         sizes.append(len(part))
         last.append(list(other.shown)[-1:])

@@ -5,8 +5,9 @@ const PATIENCE = 5000; // milliseconds
 const NO_ANSWER = "The kernel does not answer: it is busy, or away. What you wrote stands here still. If the kernel began anew: run the cell again to go on with this conversation.";
 
 class Message {
-  constructor(id, role, say) {
+  constructor(id, role, say, source) {
     this.id = id;
+    this.source = source; // of a message, as it was written
     this.role = role;
     this.say = say;
     this.body = make("div", { className: "ai-body" });
@@ -34,7 +35,7 @@ class Message {
     if (told.wait) foot.push(this.countdown(told.wait));
     if (told.note?.error) foot.push(make("p", { className: "ai-failed", role: "alert", textContent: told.note.text }));
     else if (told.note) foot.push(make("p", { className: "ai-note", textContent: told.note.text }));
-    if (!open && this.body.children.length) foot.push(copyButton(() => this.body.innerText));
+    if (!open && this.body.children.length) foot.push(copyButton(() => this.source(this.id)));
     if (!open) foot.push(button("Retry", "ai-retry", () => this.say({ kind: "retry", id: this.id })), fork);
     this.foot.replaceChildren(...foot);
   }
@@ -49,6 +50,11 @@ class Message {
     show();
     this.clock = setInterval(show, 500);
     return note;
+  }
+
+  remove() {
+    clearInterval(this.clock);
+    this.element.remove();
   }
 }
 
@@ -136,7 +142,15 @@ function render({ model, el }) {
     context.edit(message?.id, message?.body.textContent, message?.attached);
     send.textContent = message ? "Send changed" : "Send";
     grow();
-    input.focus();
+    if (message || root.contains(document.activeElement)) input.focus();
+  }
+
+  const sources = new Map(); // who waits for the text of which message
+  function source(id) {
+    return new Promise((resolve) => {
+      sources.set(id, resolve);
+      tell({ kind: "source", id });
+    });
   }
 
   function toggle(open) {
@@ -179,7 +193,7 @@ function render({ model, el }) {
       if (update.kind === "message") {
         let message = messages.get(update.id);
         if (!message) {
-          message = update.role === "tool" ? new ToolCall(update.id, say) : new Message(update.id, update.role, say);
+          message = update.role === "tool" ? new ToolCall(update.id, say) : new Message(update.id, update.role, say, source);
           messages.set(update.id, message);
           log.append(message.element);
         }
@@ -194,13 +208,13 @@ function render({ model, el }) {
       } else if (update.kind === "total") {
         total.textContent = update.text;
       } else if (update.kind === "cleared") {
-        for (const message of messages.values()) message.element.remove();
+        for (const message of messages.values()) message.remove();
         messages.clear();
         if (editing) edit(null);
       } else if (update.kind === "order") {
         for (const [id, message] of messages) {
           if (!update.ids.includes(id)) {
-            message.element.remove();
+            message.remove();
             messages.delete(id);
           }
         }
@@ -247,6 +261,8 @@ function render({ model, el }) {
     if (context.hear(message)) return;
     if (message.kind === "error") {
       fail(message.text, message.again);
+    } else if (message.kind === "source") {
+      sources.get(message.id)?.(message.text);
     } else if (message.kind === "models") {
       settings.offer(message);
     } else if (message.kind === "conversations") {
@@ -285,7 +301,7 @@ function render({ model, el }) {
     submit();
   });
   root.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") {
+    if (event.key === "Escape" && !event.isComposing && event.keyCode !== 229) {
       if (!menu.hidden) { toggle(false); more.focus(); }
       else if (!settings.element.hidden) { adjust(false); tune.focus(); }
       else if (editing) edit(null);
@@ -305,6 +321,7 @@ function render({ model, el }) {
     room.disconnect();
     context.keep();
     clearTimeout(patience);
+    for (const message of messages.values()) message.remove();
     model.off("msg:custom", hear);
     model.off("comm_live_update", greet);
   };

@@ -21,11 +21,25 @@ function make(tag, properties = {}, ...children) {
 function copyButton(textOf) {
   const button = make("button", { type: "button", className: "ai-copy", textContent: "Copy" });
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(textOf());
-    button.textContent = "Copied";
+    button.textContent = (await copied(await textOf())) ? "Copied" : "Not allowed here";
     setTimeout(() => (button.textContent = "Copy"), 1500);
   });
   return button;
+}
+
+// Whether `text` is in the clipboard now. Pages that came over plain http may not write to it; most may copy a field.
+async function copied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const field = make("textarea", { value: text });
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    return done;
+  }
 }
 
 function button(label, className, press) {
@@ -48,10 +62,11 @@ function block(html) {
   return made;
 }
 
-// The next output of the cell is for when this widget is gone. Gives what ends the hiding.
+// The next output of the cell is for when this widget is gone. Gives what shows it again.
 function hideTranscript(el) {
+  let output = null;
   const hide = () => {
-    const output = el.closest(".jp-OutputArea-child")?.nextElementSibling;
+    output = el.closest(".jp-OutputArea-child")?.nextElementSibling ?? output;
     if (output) output.style.display = "none";
   };
   hide();
@@ -61,5 +76,8 @@ function hideTranscript(el) {
     if (area) outputs.observe(area, { childList: true });
     hide();
   });
-  return () => outputs.disconnect();
+  return () => {
+    outputs.disconnect();
+    if (output) output.style.display = "";
+  };
 }

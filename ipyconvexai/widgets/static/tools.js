@@ -16,6 +16,10 @@ class ToolCall {
     this.element = make("article", { className: "ai-message ai-call", tabIndex: -1 }, head, this.arguments, this.foot, this.given);
   }
 
+  remove() {
+    this.element.remove();
+  }
+
   show(told) {
     const answered = this.element.contains(document.activeElement) && this.element.dataset.status === "waiting" && told.status !== "waiting";
     this.element.dataset.status = told.status;

@@ -209,7 +209,7 @@ class Talk:
         """
         if model := model.strip():
             await self._app.generator.endpoint(model)
-        await self._configure(model or None, system.strip() or None)
+        await self._configure(model or None, redact(system.strip()) or None)
 
     async def _configure(self, model: str | None, system: str | None) -> None:
         if self.id is None:

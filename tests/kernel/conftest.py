@@ -119,13 +119,13 @@ class Kernel:
             message["header"]["subshell_id"] = subshell
         self._client.shell_channel.send(message)
 
-    def say(self, widget: str, content: dict[str, Any], subshell: str | None, data: bytes) -> None:
-        """What a page says to its widget, with bytes beside it."""
+    def say(self, widget: str, content: dict[str, Any], subshell: str | None, *data: bytes) -> None:
+        """What a page says to its widget, with bytes beside it if there are any."""
         data_of_it = {"method": "custom", "content": content}
         message = self._client.session.msg("comm_msg", {"comm_id": widget, "data": data_of_it})
         if subshell is not None:
             message["header"]["subshell_id"] = subshell
-        self._client.session.send(self._client.shell_channel.socket, message, buffers=[data])
+        self._client.session.send(self._client.shell_channel.socket, message, buffers=list(data))
 
     def interrupt(self) -> None:
         """SIGINT, as the button does."""

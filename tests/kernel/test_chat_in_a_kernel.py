@@ -86,3 +86,25 @@ def test_a_cell_with_what_it_printed(kernel: Any):
     printed = kernel.run(f"print(attach(get_ipython(), '@cell:{count}')[0].text)").printed
     assert "It printed:\n```\nsaid\n```" in printed
     assert "Its output:\n```\n42\n```" in printed
+
+
+SAID = """
+import time
+ends = time.monotonic() + 10
+while not talk._talk._messages and time.monotonic() < ends:
+    time.sleep(0.02)
+print([one.text for one in list(talk._talk._messages.values())[:1]])
+"""
+
+
+def test_what_a_subshell_hears_is_not_taken_for_what_was_heard_early(kernel: Any):
+    """A panel's first word may come before the front end has a subshell, while the cell runs that shows it."""
+    opened = kernel.run("talk = ai.chat('Early')\ntalk")
+    (widget,) = (one["comm_id"] for one in opened.of("comm_open") if "_esm" in one["data"]["state"])
+    subshell = kernel.subshell()
+    request = kernel.begin(SAID)
+    kernel.until(request, "execute_input")
+    kernel.say(widget, {"kind": "hello"}, None)
+    kernel.say(widget, {"kind": "send", "token": "t", "text": "Hi", "files": []}, subshell)
+    assert kernel.end(request).printed.strip() == "['Hi']"
+    assert kernel.value("len([one for one in talk._talk._messages.values() if one.role == 'user'])") == "1"

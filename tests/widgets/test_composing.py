@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 import ipyconvexai as ai
 from ipyconvexai import errors
+from ipyconvexai.functions import streaming
 from ipyconvexai.testing import Endpoint
 from ipyconvexai.widgets.chat import Chat
 from tests.shells import own_shell
@@ -208,3 +211,59 @@ def test_nobody_looks_at_the_attachments_of_other_conversations(panel: Panel, ap
 def test_the_error_is_of_the_tree(app: ai.App, shell: Any, panel: Panel):
     with pytest.raises(errors.InputError):
         app.run(panel.chat._composer.hear({"kind": "send", "token": "x", "text": "@env", "files": []}))
+
+
+def test_what_is_said_is_done_in_its_order(panel: Panel, app: ai.App):
+    """Also where what was said first takes longer: it belongs to the conversation in which it was said."""
+    panel.say("send", text="One", files=[])
+    first = panel.chat.id
+
+    async def at_once() -> None:
+        says: list[dict[str, Any]] = [
+            {"kind": "send", "token": "a", "text": "Two, about @df", "files": []},
+            {"kind": "new"},
+            {"kind": "send", "token": "b", "text": "Three", "files": []},
+            {"kind": "new"},
+            {"kind": "new"},
+        ]
+        await asyncio.gather(*(panel.chat._do(said) for said in says))
+
+    readers = len(streaming._readers)
+    app.run(at_once())
+    assert len(streaming._readers) == readers, "of those that were left nobody listens"
+    rows = app.store.read(
+        "SELECT conversation_id::VARCHAR = ?, content FROM messages WHERE role = 'user' ORDER BY id", [first]
+    )
+    assert rows == [(True, "One"), (True, "Two, about @df"), (False, "Three")]
+
+
+def test_a_conversation_that_vanished_leaves_the_panel_as_it_is(panel: Panel, app: ai.App):
+    panel.say("send", text="One", files=[])
+    panel.answered()
+    panel.say("open", id="0190d1f0-0000-7000-8000-000000000000")
+    assert "there is no conversation" in panel.view.of("error")[-1]["text"]
+    panel.say("send", text="Two", files=[])
+    panel.answered(2)
+    assert panel.chat.title == "Bridges"
+
+
+def test_known_keys_are_in_nothing_that_a_page_is_told(app: ai.App, shell: Any):
+    key = os.environ["OPENAI_API_KEY"]
+    made = Panel(app, f"Title {key}", system=f"Say {key}")
+    made.say("configure", model="", system=f"System {key}")
+    made.say("file", token="t", name=f"{key}.txt", bytes=True, buffers=[b"text"])
+    made.chat._fail(f"Error: {key}")
+    assert key not in json.dumps(made.view.told, default=str)
+    assert key not in made.chat._talk.transcript()
+    assert key not in repr(made.chat)
+    made.chat.close()
+
+
+def test_new_conversations_of_one_second_are_two(app: ai.App, endpoint: Endpoint):
+    panels = [Chat(app, None), Chat(app, None)]
+    for each in panels:
+        each._open()
+        app.run(each._talk.send("Hi"))
+    assert panels[0].id != panels[1].id
+    for each in panels:
+        each.close()

@@ -348,10 +348,12 @@ class Talk:
     async def _look(self) -> None:
         if self.id is None:  # perhaps somebody has begun it
             found = await asyncio.to_thread(find_conversation, self._app.records, self.title or "")
-            self.id = self.id or found
-            if self.id is None:
+            if found is None:
                 return
-            self._equip()
+            if self.id is None:
+                self.id = found
+                self._equip()
+                await self._apply(*self._settings)
         store = self._app.store
         own, rows = await asyncio.to_thread(read_rows, store, self.id)
         known = {key: message.row for key, message in self._messages.items()}

@@ -35,6 +35,14 @@ def test_it_is_there_and_answers(notebook: Open, scripted: Scripted, guard: Guar
     expect(answer.locator("table td")).to_have_text(["1", "2"])
     expect(answer.locator(".ai-foot")).to_contain_text("tokens")
     expect(own(chat)).to_have_text("Show me")
+    book.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    for copy, text in (
+        (answer.locator(".ai-foot .ai-copy"), TEXT),
+        (answer.locator(".ai-code .ai-copy"), "print('hi')"),
+    ):
+        copy.click()
+        expect(copy).to_have_text("Copied")
+        assert book.page.evaluate("() => navigator.clipboard.readText()").strip() == text.strip()
     book.check(0)
     assert (guard.ran, guard.fetched) == ([], [])
 

@@ -274,3 +274,14 @@ def test_a_long_conversation_is_told_in_parts_and_its_transcript_is_short(opened
     assert "(40 earlier messages" in transcript
     assert "answer 39" not in transcript
     assert transcript.index("answer 40") < transcript.index("answer 99")
+
+
+def test_what_the_code_names_holds_also_where_a_cell_begins_the_conversation(
+    app: ai.App, endpoint: Endpoint, opened: Open
+):
+    talk, page = opened("Begun elsewhere", "Be brief.")
+    ai.generate("from a cell", conversation="Begun elsewhere")
+    page.until(lambda told: len(told) == 2)
+    app.run(talk.send("from the panel"))
+    page.until(lambda told: len(told) == 4 and told[3][1] == "done")
+    assert endpoint.calls[-1].body["messages"][0] == {"role": "system", "content": "Be brief."}

@@ -12,15 +12,16 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ipyconvexai.context.closed import EnvironmentShownError, guarded, is_environment
 from ipyconvexai.context.frames import describe, is_frame, whole
 from ipyconvexai.errors import ArgumentsError, Error, FunctionTimeoutError, InputError, ResultError
-from ipyconvexai.functions.registry import Function, Kind, of
-from ipyconvexai.functions.validation import Arguments, Result
+from ipyconvexai.functions.plain import as_action
+from ipyconvexai.functions.registry import Function, of
+from ipyconvexai.functions.validation import Result
 from ipyconvexai.settings import redact
 
 __all__ = ["NO_TOOLS", "Tool", "Toolset", "as_text", "error_of", "for_people", "tool", "tools_of"]
@@ -121,25 +122,7 @@ def _name_of(fn: Any, name: str | None) -> str:
 def _plain(fn: Any, name: str, timeout: float) -> Function:
     if not callable(fn) or isinstance(fn, type):
         raise InputError(f"{fn!r:.80} is no function that can be a tool", cure="Give a def, or the name of a query.")
-    handler: Callable[..., Any]
-    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004 - of an object that is called
-
-        async def handler(ctx: Any, **values: Any) -> Any:
-            return await fn(**values)
-    else:
-
-        def handler(ctx: Any, **values: Any) -> Any:
-            return fn(**values)
-
-    try:
-        arguments = Arguments.of_plain(fn, name)
-    except ArgumentsError:
-        raise
-    except ValueError:  # some builtins tell nothing of themselves
-        raise InputError(
-            f"{name} does not tell its parameters", cure="Write a def around it, with type hints."
-        ) from None
-    return Function(name, Kind.ACTION, handler, arguments, Result.of(handler), internal=True, timeout=timeout)
+    return as_action(fn, name, _RESULT, timeout=timeout)
 
 
 def tools_of(things: Sequence[Any]) -> dict[str, Tool]:

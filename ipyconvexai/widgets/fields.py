@@ -275,12 +275,23 @@ def variables_for(arguments: Arguments, one: Field, names: Names) -> list[dict[s
     for name, value in list(names().items()):
         if name[:1] == "_" or value is None or len(found) >= MOST_VARIABLES:
             continue
-        if arguments.fits(one.name, value) if hinted else is_frame(value):
+        if arguments.fits(one.name, value) if hinted else _is_frame(value):
             found.append({"name": name, "what": plain_text(_what(value))})
     return found
 
 
+def _is_frame(value: Any) -> bool:
+    try:
+        return is_frame(value)
+    except Exception:  # an object's own code
+        return False
+
+
 def _what(value: Any) -> str:
-    shape = getattr(value, "shape", None)
-    sizes = shape if isinstance(shape, tuple) and all(isinstance(size, int) for size in shape) else ()
-    return " ".join([type(value).__name__, *([" × ".join(f"{size:,}" for size in sizes)] if sizes else [])])
+    kind = type(value).__name__
+    try:
+        shape = getattr(value, "shape", None)
+        is_size = isinstance(shape, tuple) and all(isinstance(size, int) for size in shape)
+        return f"{kind} {' × '.join(f'{size:,}' for size in shape)}" if is_size and shape else kind
+    except Exception:  # an object's own code
+        return kind

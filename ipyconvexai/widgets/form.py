@@ -1,34 +1,37 @@
 """``ai.form(fn)``: a function of the user's as a form. Calls ``fields`` for its inputs, ``results`` for what it gives.
 
 Promises: what the page says is done on the background loop, also while a cell runs; two presses run it once; a run
-survives the page, and a page that opens later shows how it stands; what cannot be run says why beside its input.
+survives the page, and a page that opens later shows how it stands; what cannot be run says why beside its input;
+no known key is told to a page.
 
 What the page is told, as JSON:
 
     {"kind": "state", "status", "seconds", "values", "problems", "error", "result"}       of the last run
     {"kind": "variables", "name", "found": [{"name", "what"}]}                            for a field that takes one
-    {"kind": "error", "text"}                                                             nothing was run
+    {"kind": "error", "text", "running"}                                                  nothing came of what it said
+    {"kind": "heard"}                                                                     at once, whatever it said
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ipyconvexai.application import App, app
 from ipyconvexai.errors import ArgumentsError, Error, InputError
-from ipyconvexai.functions.registry import ACTION_LIMIT, Function, Kind, of, registry
-from ipyconvexai.functions.validation import MISMATCH, Arguments, Result
-from ipyconvexai.render import error_text, markdown_bundle, plain_text
+from ipyconvexai.functions.plain import as_action
+from ipyconvexai.functions.registry import ACTION_LIMIT, Function, of, registry
+from ipyconvexai.functions.validation import MISMATCH, Result
+from ipyconvexai.render import error_text, plain_text
 from ipyconvexai.settings import redact
 from ipyconvexai.widgets.fields import Field, fields_of, values_of, variables_for
 from ipyconvexai.widgets.results import Shown, shown
+from ipyconvexai.widgets.transcripts import Transcripts
 
 __all__ = ["Form", "form"]
 
@@ -61,30 +64,9 @@ def form(fn: Any, /, **values: Any) -> Form:
 
 
 def _function(fn: Any) -> Function:
-    is_plain = inspect.isroutine(fn) and not hasattr(fn, "ai_function")
-    return _as_action(fn) if is_plain else of(fn)
-
-
-def _as_action(fn: Callable[..., Any]) -> Function:
-    """A plain function, which knows no ``ctx``, as one that is run like an action; no job can name it."""
-    parameters = list(inspect.signature(fn).parameters.values())
-    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_ONLY)
-
-    if inspect.iscoroutinefunction(fn):
-
-        @functools.wraps(fn)
-        async def handler(_: Any, /, **values: Any) -> Any:
-            return await fn(**values)
-
-    else:
-
-        @functools.wraps(fn)
-        def handler(_: Any, /, **values: Any) -> Any:
-            return fn(**values)
-
-    handler.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined] # inspect's own
-    name = getattr(fn, "__name__", "function")
-    return Function(name, Kind.ACTION, handler, Arguments.of(handler), Result.of(fn), timeout=ACTION_LIMIT)
+    if inspect.isroutine(fn) and not hasattr(fn, "ai_function"):
+        return as_action(fn, getattr(fn, "__name__", "function"), Result.of(fn), timeout=ACTION_LIMIT)
+    return of(fn)
 
 
 def _variables() -> Mapping[str, Any]:
@@ -105,14 +87,17 @@ class _Run:
     error: str = ""
     result: Shown | None = None
 
+    @property
+    def is_running(self) -> bool:
+        return self.status == "running"
+
     def told(self) -> dict[str, Any]:
-        running = self.status == "running"
         return {
             "kind": "state",
             "status": self.status,
-            "seconds": time.monotonic() - self.begun if running else self.seconds,
-            "values": self.said,
-            "problems": self.problems,
+            "seconds": time.monotonic() - self.begun if self.is_running else self.seconds,
+            "values": _without_keys(self.said),
+            "problems": _without_keys(self.problems),
             "error": self.error,
             "result": self.result.told if self.result is not None else None,
         }
@@ -132,34 +117,49 @@ class Form:
         self._run: _Run | None = None
         self._task: asyncio.Task[None] | None = None
         self._view: Any = None
-        self._transcripts: list[Any] = []  # the outputs that have it
+        self._shown = 0  # outputs that have it
+        self._transcripts = Transcripts(self._transcript, note=NOT_CONNECTED)
         self._cell: contextvars.Context | None = None
         self.result: Any = None
 
     def close(self) -> None:
-        """Show it no more; what runs is canceled."""
+        """Show it no more, until it is displayed again; what runs is canceled."""
         if not self._app.is_closed:
             self._app.loop.submit(self._cancel()).result(5)
-        if self._view is not None:
-            self._view.close()
+        self._hide()
+
+    def _hide(self) -> None:
+        view, self._view = self._view, None
+        if view is not None:
+            view.close()
+        self._transcripts.clear()
+
+    def _run_again(self) -> None:
+        """A cell that shows it is run again: its output is gone. What runs goes on, as it does without a page."""
+        self._shown -= 1
+        if not self._shown:
+            self._hide()
 
     def __repr__(self) -> str:
         name = self._function.name
         given = "".join(f", {one.name}=..." for one in self._fields)
         is_known = hasattr(self._function.handler, "ai_function")
         call = f'ai.run("{name}"{given})' if is_known else f"{name}({given[2:]})"
-        return f"<form of {name}: inputs in a notebook; elsewhere {call}>"
+        return redact(plain_text(f"<form of {name}: inputs in a notebook; elsewhere {call}>"))
 
     # ------------------------------------------------------------------------------------------ the page
     def _ipython_display_(self) -> None:
         """The form, and below it what it was and gave for viewers without a kernel; the page hides that."""
         from IPython.display import display
 
+        from ipyconvexai.cells import when_run_again
         from ipyconvexai.hearing import hears_while_busy, in_kernel
 
         if not in_kernel():
             print(repr(self))
             return
+        self._shown += 1
+        when_run_again(self._run_again)
         if self._view is None:
             from ipyconvexai.widgets.views import FormView  # imports anywidget
 
@@ -167,55 +167,64 @@ class Form:
         show: Any = display  # IPython has no types for it
         self._cell = contextvars.copy_context()  # by which ipykernel knows where what the function prints belongs
         show(self._view)
-        self._transcripts.append(show(self._transcript(), raw=True, display_id=True))
+        self._transcripts.show()
 
     def _state(self, busy: bool) -> dict[str, Any]:
         about = (inspect.getdoc(self._function.handler) or "").partition("\n")[0]
         fields = [one.told() for one in self._fields]
-        for one in fields:  # a notebook keeps it
-            if isinstance(one["value"], str):
-                one["value"] = redact(one["value"])
-        return {"title": self._function.name, "about": plain_text(redact(about)), "fields": fields, "busy": busy}
+        told = {"title": plain_text(self._function.name), "about": plain_text(about), "fields": fields, "busy": busy}
+        return _without_keys(told)  # type: ignore[no-any-return] # what it is given
 
-    def _transcript(self) -> dict[str, str]:
-        parts = [f"**Form: {self._function.name}**"]
-        if (run := self._run) is not None and run.status != "running":
+    def _transcript(self) -> str:
+        parts = [f"**Form: {redact(self._function.name)}**"]
+        if (run := self._run) is not None and not run.is_running:
             given = [f"- {name}: {_short(redact(str(word)))}" for name, word in run.said.items() if word != ""]
             parts += ["\n".join(given), run.error or (run.result.markdown if run.result is not None else "")]
-        return markdown_bundle("\n\n".join(part for part in parts if part), note=NOT_CONNECTED)
+        return "\n\n".join(part for part in parts if part)
 
     def _tell(self, told: dict[str, Any]) -> None:
-        if self._view is not None:
-            self._view.send(told)
+        if (view := self._view) is not None:  # it may have been closed meanwhile
+            view.send(told)
+
+    def _fail(self, text: str) -> None:
+        """Nothing came of what the page said; it may be that something runs still."""
+        running = not self._app.is_closed and self._run is not None and self._run.is_running
+        self._tell({"kind": "error", "text": text, "running": running})
 
     def _heard(self, said: dict[str, Any]) -> None:
         """In whatever thread hears the page."""
         if self._app.is_closed:
-            self._tell({"kind": "error", "text": CLOSED})
+            self._fail(CLOSED)
         else:
+            self._tell({"kind": "heard"})
             self._app.loop.submit(self._do(said))
 
     async def _do(self, said: dict[str, Any]) -> None:
-        match said:
-            case {"kind": "hello"}:
-                if self._run is not None:
-                    self._tell(self._run.told())
-                for one in self._fields:
-                    await self._offer(one)
-            case {"kind": "run", "values": dict(values)}:
-                if self._task is None or self._task.done():
-                    self._task = asyncio.create_task(self._perform(values), context=self._cell)
-            case {"kind": "cancel"}:
-                await self._cancel()
-            case {"kind": "variables", "name": str(name)}:
-                for one in self._fields:
-                    if one.name == name:
+        try:
+            match said:
+                case {"kind": "hello"}:
+                    if self._run is not None:
+                        self._tell(self._run.told())
+                    for one in self._fields:
                         await self._offer(one)
+                case {"kind": "run", "values": dict(values)}:
+                    if self._task is None or self._task.done():
+                        self._task = asyncio.create_task(self._perform(values), context=self._cell)
+                case {"kind": "cancel"}:
+                    await self._cancel()
+                case {"kind": "variables", "name": str(name)}:
+                    for one in self._fields:
+                        if one.name == name:
+                            await self._offer(one)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._fail(_words_of(error))
 
     async def _offer(self, one: Field) -> None:
         if one.kind == "variable":
             found = await asyncio.to_thread(variables_for, self._function.arguments, one, _variables)
-            self._tell({"kind": "variables", "name": one.name, "found": found})
+            self._tell({"kind": "variables", "name": one.name, "found": _without_keys(found)})
 
     # ------------------------------------------------------------------------------------------ running it
     async def _cancel(self) -> None:
@@ -239,15 +248,12 @@ class Form:
         except asyncio.CancelledError:
             run.status = "canceled"
             raise
-        except Error as error:
-            run.status, run.error = "failed", plain_text(redact(error_text(error.message, error.cure)))
         except Exception as error:
-            run.status, run.error = "failed", plain_text(redact(f"{type(error).__name__}: {error}"))
+            run.status, run.error = "failed", _words_of(error)
         finally:
             run.seconds = time.monotonic() - run.begun
             self._tell(run.told())
-            for output in self._transcripts:
-                output.update(self._transcript(), raw=True)
+            self._transcripts.renew()
 
     def _newest(self) -> Function:
         """The function as its cell was run last.
@@ -280,3 +286,21 @@ class Form:
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def _words_of(error: Exception) -> str:
+    if isinstance(error, Error):
+        return redact(error_text(error.message, error.cure))
+    try:
+        said = str(error)
+    except Exception:  # one of the user's may fail to describe itself
+        said = "(it does not say why)"
+    return redact(plain_text(f"{type(error).__name__}: {said}"))
+
+
+def _without_keys(told: Any) -> Any:
+    if isinstance(told, str):
+        return redact(told)
+    if isinstance(told, dict):
+        return {name: _without_keys(value) for name, value in told.items()}
+    return [_without_keys(value) for value in told] if isinstance(told, list) else told

@@ -55,10 +55,10 @@ def shown(value: Any) -> Shown:
 
 def _of_text(text: str, note: str = "") -> Shown:
     text = redact(text_of(text))
-    return Shown({"kind": "html", "blocks": [safe_html(text)], "note": plain_text(note)}, text)
+    return Shown({"kind": "html", "blocks": [safe_html(text)], "note": redact(plain_text(note))}, text)
 
 
 def _of_picture(picture: Chart) -> Shown:
-    alt = plain_text(redact(picture.alt))
+    alt = redact(plain_text(picture.alt))
     told = {"kind": "picture", "data": base64.b64encode(picture.png).decode(), "alt": alt}
     return Shown({**told, "width": picture.width}, alt)

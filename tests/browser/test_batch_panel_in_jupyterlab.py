@@ -13,6 +13,7 @@ from ipyconvexai.testing import Answer
 from tests.browser.conftest import Open, Scripted
 from tests.browser.guard import Guard
 from tests.browser.lab import Notebook
+from tests.browser.looks import assert_accessible
 
 FRAME = "import pandas as pd\nframe = pd.DataFrame({'text': [f'%s {n}' for n in range(%d)]})"
 RUN = "result = ai.summarize(frame, 'text', concurrency=4)"
@@ -73,6 +74,7 @@ def test_pause_and_cancel_work_while_the_cell_is_busy(notebook: Open, endpoint: 
     count = endpoint.count
     time.sleep(0.5)  # five answers long
     assert endpoint.count == count, "nothing is begun"
+    assert_accessible(panel.locator(".ai-batch"))
 
     seconds = press(book, 1, "Resume", panel.get_by_role("button", name="Pause"))
     print(f"resumed after {seconds:.3f} s")

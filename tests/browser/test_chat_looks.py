@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import expect
 
 from ipyconvexai.testing import Answer, Fault
 from tests.browser.conftest import Open, Scripted
+from tests.browser.looks import THEMES, change_theme, violations
 from tests.browser.talking import TEXT, answers, field, panel, say
 
 pytestmark = pytest.mark.parametrize("server", ["lab", "notebook"], indirect=True)
-
-AXE = Path(__file__).parents[1] / "data" / "axe.min.js"
-THEMES = ("JupyterLab Light", "JupyterLab Dark")
-
-
-def change_theme(page: Page, theme: str) -> None:
-    page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
-    page.wait_for_function("light => document.body.dataset.jpThemeLight === light", arg=str("Light" in theme).lower())
-
-
-def violations(area: Locator) -> list[dict[str, Any]]:
-    """What axe-core finds in it."""
-    page = area.page
-    if not page.evaluate("() => 'axe' in window"):
-        page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = area.evaluate("async area => (await axe.run(area, {resultTypes: ['violations']})).violations")
-    return [{"id": one["id"], "where": [node["html"][:200] for node in one["nodes"]]} for one in found]
 
 
 def test_everything_is_accessible_in_both_themes(shared: Open, scripted: Scripted):

@@ -9,6 +9,7 @@ from playwright.sync_api import FilePayload, Locator, expect
 from tests.browser.conftest import Open, Scripted
 from tests.browser.guard import Guard
 from tests.browser.lab import Notebook, Server
+from tests.browser.looks import assert_accessible
 from tests.browser.talking import answers, own, panel
 
 HOSTILE = "<img src=x onerror=alert(1)>.csv"
@@ -72,6 +73,7 @@ def test_files_and_variables_go_along(notebook: Open, scripted: Scripted, guard:
     expect(preview.locator("summary")).to_contain_text(["Your message", "df (frame", HOSTILE])
     preview.locator("summary").nth(1).click()
     expect(preview).to_contain_text("- length: int64; min 244, mean 1490.5, max 2737")
+    assert_accessible(chat)
     preview.press("Escape")
     expect(field(chat)).to_be_focused()
 

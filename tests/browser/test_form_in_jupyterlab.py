@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from playwright.sync_api import Locator, expect
 
 from tests.browser.conftest import Open, Scripted
 from tests.browser.guard import Guard
 from tests.browser.lab import Notebook, Server
+from tests.browser.looks import assert_accessible
 from tests.browser.test_hostile_text_in_jupyterlab import SAMPLE
 
 DEFINITIONS = '''
@@ -38,6 +40,12 @@ async def slow(ctx, seconds: float = 30) -> str:
 def drawn(ctx, how: Literal["table", "chart"] = "table") -> Any:
     return sales if how == "table" else ai.chart(sales, "column")
 '''
+
+
+COMPOSING = """input => {
+  for (const more of [{isComposing: true}, {keyCode: 229}])
+    input.dispatchEvent(new KeyboardEvent("keydown", {key: "Escape", bubbles: true, cancelable: true, ...more}));
+}"""
 
 
 def form(book: Notebook, index: int = 1) -> Locator:
@@ -79,6 +87,7 @@ def test_all_kinds_are_filled_in_and_errors_stand_beside_their_inputs(notebook: 
         expect(row(there, name)).to_contain_text(reason)
     expect(there.get_by_label("topic")).to_be_focused()
     expect(there.locator(".ai-failed:visible")).to_have_count(3)
+    assert_accessible(there)
     words.fill("")
     words.press_sequentially("1e")
     run(there)
@@ -127,6 +136,7 @@ def test_it_is_run_and_canceled_while_a_cell_is_busy_and_outlives_a_reload(noteb
     there.get_by_label("seconds").fill("3")
     run(there)
     expect(there.get_by_role("status")).to_have_text("Running …")
+    there.get_by_label("seconds").evaluate(COMPOSING)  # which cancels nothing
     book.save()
     book.page.goto("about:blank")
     again = Notebook(book.page, server, book.path)
@@ -139,6 +149,23 @@ def test_it_is_run_and_canceled_while_a_cell_is_busy_and_outlives_a_reload(noteb
     saved = again.save()["cells"][1]["outputs"]
     kept = ["".join(output["data"].get("text/markdown", "")) for output in saved if "data" in output]
     assert any("Form: slow" in text and "Not connected" in text for text in kept), "for viewers without a kernel"
+
+
+# After a kernel that died JupyterLab 4.6 may open no further notebook in that page: so this is the long form.
+@pytest.mark.parametrize("way", ["restarted", pytest.param("killed", marks=pytest.mark.long)])
+def test_a_kernel_that_is_gone_runs_nothing(notebook: Open, way: str) -> None:
+    book = opened(notebook, "ai.form(slow)", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    there = form(book)
+    run(there)
+    expect(there.get_by_role("status")).to_have_text("Running …")
+    if way == "restarted":
+        book.page.evaluate("() => window.panel.sessionContext.session.kernel.restart()")
+    else:
+        book.begin(2)
+        book.page.get_by_role("button", name="Ok").click()  # JupyterLab tells of it
+    expect(there.get_by_role("alert")).to_contain_text("The kernel does not answer", timeout=15_000)
+    expect(there).to_have_attribute("aria-busy", "false")
+    expect(there.get_by_role("status")).to_have_text("")
 
 
 def test_tables_and_charts_are_drawn(notebook: Open, guard: Guard) -> None:

@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 from ipyconvexai.testing import Answer, Received, ToolCall
 from tests.browser.conftest import Open, Scripted
 from tests.browser.guard import Guard
+from tests.browser.looks import assert_accessible
 from tests.browser.talking import answers, panel, say
 from tests.browser.test_hostile_text_in_jupyterlab import SAMPLE
 
@@ -84,6 +85,10 @@ def test_a_call_asks_runs_and_is_answered(notebook: Open, rounds: Rounds, guard:
 
     say(chat, "Again?")
     expect(card.last).to_contain_text("asks to be run")
+    chat.get_by_role("button", name="Settings").click()
+    expect(chat.get_by_label("Model")).to_be_visible()
+    assert_accessible(chat)
+    chat.get_by_role("button", name="Settings").click()
     card.last.get_by_role("button", name="Do not allow").click()
     expect(card.last).to_contain_text("was not allowed")
     expect(answers(chat).last).to_contain_text("As you like.")

@@ -19,6 +19,7 @@ from ipyconvexai import errors
 from ipyconvexai.testing import Answer, Endpoint
 from ipyconvexai.widgets import form as rooms
 from ipyconvexai.widgets.form import Form
+from ipyconvexai.widgets.transcripts import Transcripts
 from tests.store.helpers import wait_for
 
 SALES = pd.DataFrame({"day": ["Mon", "Tue"], "cost": [1.5, 2.0]})
@@ -38,9 +39,13 @@ class Page:
 
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
+        self.heard = 0
 
     def send(self, message: dict[str, Any]) -> None:
-        self.told.append(message)
+        if message == {"kind": "heard"}:
+            self.heard += 1
+        else:
+            self.told.append(message)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -209,6 +214,75 @@ def test_variables_that_fit_are_offered(app: ai.App, variables: dict[str, Any]):
     assert page.told[0]["found"][0]["what"] == "DataFrame 2 × 2"
 
 
+class Closed:
+    """Gives nothing of itself away."""
+
+    @property
+    def shape(self) -> Any:
+        raise RuntimeError("the file is closed")
+
+
+def test_a_variable_that_fails_to_describe_itself_is_offered_all_the_same(app: ai.App, variables: dict[str, Any]):
+    def takes(one: Closed, frame: pd.DataFrame) -> None: ...
+
+    variables["closed"] = Closed()
+    made, page = opened(takes)
+    made._heard({"kind": "hello"})
+    wait_for(lambda: len(page.told) == 2, "the offers")
+    assert page.told[0]["found"] == [{"name": "closed", "what": "Closed"}]
+    assert [each["name"] for each in page.told[1]["found"]] == ["sales"]
+
+
+class Odd(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("it had \x1b[1msk-test-0123456789abcdef"), "RuntimeError: it had ***"),
+        (Odd(), "Odd: (it does not say why)"),
+        (errors.StoreError("sk-test-0123456789abcdef", cure="Do better."), "***\n  Do better."),
+    ],
+)
+def test_what_nobody_expects_is_told(app: ai.App, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str):
+    def fails() -> dict[str, Any]:
+        raise error
+
+    monkeypatch.setattr(rooms, "_variables", fails)
+    made, page = opened(take)
+    made._heard({"kind": "variables", "name": "frame"})
+    wait_for(lambda: page.told, "the error")
+    assert page.told == [{"kind": "error", "text": words, "running": False}]
+    assert page.heard == 1
+    assert put_in(made, page, topic="x", frame="sales")["error"] == words
+
+
+def test_nothing_that_is_told_holds_a_key(app: ai.App, variables: dict[str, Any]):
+    key = "sk-test-0123456789abcdef"
+
+    def secret(
+        given: Literal[key, "other"] = key,  # type: ignore[valid-type] # made while it runs, on purpose
+        text: Annotated[str, Field(description=f"As {key}")] = key,
+        words: list[str] = [key],  # noqa: B006 - read only
+    ) -> Any:
+        return [{key: key}]
+
+    secret.__name__ = f"secret_{key}"
+    secret.__doc__ = f"With {key}"
+    made, page = opened(secret)
+    state = made._state(True)
+    assert state["about"] == "With ***"
+    assert [one["value"] for one in state["fields"]] == ["***"] * 3
+    made._heard({"kind": "run", "values": {"given": key, "text": key, "words": key}})
+    assert page.over()["status"] == "done"
+    made._heard({"kind": "run", "values": {"given": f"no {key}", "text": key, "words": key}})
+    wait_for(lambda: page.state["problems"], "the problem")
+    told = [state, page.told, made._transcripts._made(), repr(made)]
+    assert [str(each) for each in told if key in str(each)] == []
+
+
 def test_a_frame_is_given_first_by_its_variable(app: ai.App, variables: dict[str, Any]):
     made, _ = opened(take, frame=SALES)
     assert inputs(made)["frame"]["value"] == "sales"
@@ -351,13 +425,43 @@ def test_results_are_drawn(app: ai.App, what: str):
 
 def test_the_transcript_says_what_it_was_and_gave(app: ai.App):
     made, page = opened(show)
-    assert "Form: show" in made._transcript()["text/markdown"]
+    assert "Form: show" in made._transcripts._made()["text/markdown"]
     put_in(made, page, what="text")
-    said = made._transcript()["text/markdown"]
+    said = made._transcripts._made()["text/markdown"]
     assert "- what: text" in said
     assert "# One" in said
     assert "<img" not in said
     assert "Not connected" in said
+
+
+def test_a_transcript_is_made_once_and_not_on_the_loop(app: ai.App):
+    class Output:
+        def __init__(self) -> None:
+            self.shown: list[dict[str, str]] = []
+
+        def update(self, data: dict[str, str], raw: bool) -> None:
+            self.shown.append(data)
+
+    made_in: list[str] = []
+
+    def text() -> str:
+        made_in.append(threading.current_thread().name)
+        return "# One"
+
+    async def renew() -> str:
+        for _ in range(3):  # faster than it is written
+            transcripts.renew()
+        return threading.current_thread().name
+
+    transcripts = Transcripts(text, note="Not connected")
+    outputs = [Output(), Output()]
+    transcripts._outputs.extend(outputs)
+    loop = app.loop.submit(renew()).result(5)
+    wait_for(lambda: outputs[1].shown, "the text")
+    assert len(made_in) == 1
+    assert made_in != [loop]
+    assert outputs[0].shown == outputs[1].shown
+    assert outputs[0].shown[0]["text/markdown"].startswith("# One")
 
 
 def test_it_runs_the_newest_function_of_that_name(app: ai.App):
@@ -396,6 +500,11 @@ def test_a_plain_function_will_do(app: ai.App):
     put_in(made, page, text="ab")
     assert made.result == "ab"
     assert repr(made) == "<form of waits: inputs in a notebook; elsewhere waits(text=...)>"
+    made, page = opened(lambda ctx, _: ctx + _)
+    put_in(made, page, ctx="a", _="b")
+    assert made.result == "ab"
+    with pytest.raises(errors.InputError, match="does not tell its parameters"):
+        ai.form(min)
 
 
 def test_in_a_terminal_it_says_how_to_run_it(app: ai.App, capsys: pytest.CaptureFixture[str]):
@@ -414,7 +523,8 @@ def test_a_ledger_that_was_closed_says_so(app: ai.App):
     made, page = opened(show)
     app.close()
     made._heard({"kind": "run", "values": {"what": "text"}})
-    assert page.told == [{"kind": "error", "text": "The ledger was closed: run the cell again."}]
+    assert page.told == [{"kind": "error", "text": "The ledger was closed: run the cell again.", "running": False}]
+    assert page.heard == 0
 
 
 def test_senseless_messages_do_nothing(app: ai.App):

@@ -48,6 +48,42 @@ function button(label, className, press) {
   return made;
 }
 
+// To the kernel, which answers at once that it heard. `waits`: whether it hears while a cell runs; else silence tells
+// nothing. `lost` is called where no answer comes, `found` when one comes after that.
+class Line {
+  static PATIENCE = 5000; // milliseconds
+
+  constructor(model, waits, lost, found) {
+    Object.assign(this, { model, waits, lost, found, isLost: false });
+  }
+
+  say(said, buffers) {
+    clearTimeout(this.timer);
+    if (this.waits) this.timer = setTimeout(() => this.silence(), Line.PATIENCE);
+    try {
+      this.model.send(said, undefined, buffers);
+    } catch {
+      this.silence(); // the kernel is gone
+    }
+  }
+
+  silence() {
+    this.isLost = true;
+    this.lost();
+  }
+
+  heard() {
+    clearTimeout(this.timer);
+    const wasLost = this.isLost;
+    this.isLost = false;
+    if (wasLost) this.found();
+  }
+
+  close() {
+    clearTimeout(this.timer);
+  }
+}
+
 // What render/ made of markdown, or of a table.
 function block(html) {
   const made = make("div", { className: "ai-block" });

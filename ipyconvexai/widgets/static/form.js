@@ -1,6 +1,8 @@
 // A form's page. The kernel says which inputs there are and how the run stands (see form.py and fields.py); this draws
 // it, and says what people put in. Text and HTML go in through common.js, which stands before this.
 
+const NO_ANSWER = "The kernel does not answer: it is busy, or away. If it began anew: run the cell again to use this form.";
+
 // One input: `read` what was put in (null: the browser cannot make sense of it), `write` it, say its `problem`.
 function field(told, ask) {
   const id = `ai-${Math.random().toString(36).slice(2)}`;
@@ -85,7 +87,8 @@ function drawn({ kind, blocks, note, data, alt, width, text }) {
 
 function render({ model, el }) {
   const state = model.get("state");
-  const say = (said) => model.send(said);
+  const line = new Line(model, state.busy, lost, greet);
+  const say = (said) => line.say(said);
   const fields = new Map(state.fields.map((told) => [told.name, field(told, (name) => say({ kind: "variables", name }))]));
   const run = make("button", { type: "submit", className: "ai-run", textContent: "Run" });
   const cancel = make("button", { type: "button", className: "ai-cancel", textContent: "Cancel", title: "Stop it (Esc)", hidden: true });
@@ -128,6 +131,21 @@ function render({ model, el }) {
     ticking = setInterval(tick, 1000);
   }
 
+  function idle() {
+    busy(false);
+    status.textContent = "";
+  }
+
+  function greet() {
+    fail("");
+    say({ kind: "hello" });
+  }
+
+  function lost() {
+    idle();
+    fail(NO_ANSWER);
+  }
+
   const WORDS = { running: "Running …", done: "Done", failed: "Failed", canceled: "Canceled", refused: "Not run" };
 
   function show({ status: how, seconds, values, problems, error, result: given }) {
@@ -161,13 +179,13 @@ function render({ model, el }) {
   }
 
   function hear(message) {
+    line.heard();
     if (message.kind === "state") {
       show(message);
     } else if (message.kind === "variables") {
       fields.get(message.name)?.offer(message.found);
     } else if (message.kind === "error") {
-      busy(false);
-      status.textContent = "";
+      if (!message.running) idle();
       fail(message.text);
     }
   }
@@ -175,18 +193,22 @@ function render({ model, el }) {
   form.addEventListener("submit", (event) => { event.preventDefault(); submit(); });
   cancel.addEventListener("click", () => say({ kind: "cancel" }));
   root.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !cancel.hidden) say({ kind: "cancel" });
+    const isComposing = event.isComposing || event.keyCode === 229; // Esc is the input method's then
+    if (event.key === "Escape" && !isComposing && !cancel.hidden) say({ kind: "cancel" });
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); submit(); } // also in a text of lines
     event.stopPropagation(); // Shift+Enter would run the cell
   });
   model.on("msg:custom", hear);
+  model.on("comm_live_update", greet); // Jupyter's widgets: the kernel begins anew, or is back
   el.append(root);
-  say({ kind: "hello" });
+  greet();
   const showTranscript = hideTranscript(el);
   return () => {
     clearInterval(ticking);
+    line.close();
     showTranscript();
     model.off("msg:custom", hear);
+    model.off("comm_live_update", greet);
   };
 }
 

@@ -32,6 +32,7 @@ IMAGE_TOKENS = 1000  # of a picture, about
 BYTES_PER_ROOM = 1000  # of a picture; 24 MB of them go along at most
 BYTES_PER_TOKEN = 4  # about; of a text in UTF-8
 MOST = 20  # attachments of one message
+LARGEST = 24_000_000  # characters of the pictures of one message, in base64
 KINDS = ("frame", "value", "cell", "file", "image")
 
 Content = str | list[dict[str, Any]]  # what a message holds, as providers want it
@@ -95,6 +96,9 @@ def pack(attachments: Iterable[Attachment | Mapping[str, Any]]) -> str | None:
     checked = [_checked(one) for one in attachments]
     if len(checked) > MOST:
         raise InputError(f"{len(checked)} attachments are too many", cure=f"Attach {MOST} at most. Nothing was sent.")
+    if (size := sum(len(one.data) for one in checked)) > LARGEST:
+        what = f"the pictures are too large together ({size / 1e6:.0f} MB of {LARGEST / 1e6:.0f})"
+        raise InputError(what, cure="Attach fewer, or smaller ones. Nothing was sent.")
     # Their tokens are beside them, so that SQL can tell them without reading pictures.
     return json.dumps([{**asdict(one), "tokens": one.tokens} for one in checked]) if checked else None
 

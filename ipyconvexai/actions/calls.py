@@ -47,7 +47,7 @@ WHERE conversation_id = ?::UUID AND role = 'tool' AND status IN ('waiting', 'pen
 
 def call_of(message: ai.Message) -> dict[str, Any]:
     """``id``, ``name``, ``arguments`` (JSON text, as the model wrote it), ``safe``, ``reply`` (which wanted it)."""
-    found: dict[str, Any] = json.loads(message.tool_call or "{}")
+    found: dict[str, Any] = _object(message.tool_call)
     return {"id": "", "name": "", "arguments": "", "safe": False, "reply": ""} | found
 
 
@@ -129,10 +129,16 @@ def _wanted(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_object(text: str) -> bool:
+    return _object(text, None) is not None
+
+
+def _object(text: str | None, otherwise: Any = {}) -> Any:  # noqa: B006 - nobody changes it
+    """The object that `text` is in JSON."""
     try:
-        return isinstance(json.loads(text), dict)
+        found = json.loads(text or "")
     except (ValueError, RecursionError):
-        return False
+        return otherwise
+    return found if isinstance(found, dict) else otherwise
 
 
 def _outcome(call: ai.Message) -> str:

@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import re
+import time
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -25,6 +26,10 @@ from ipyconvexai.settings import redact
 __all__ = ["LARGEST", "attach_file", "media_type_of"]
 
 LARGEST = 8_000_000  # bytes; what a page says at once may have 10 MB in Jupyter
+LARGEST_FRAME = 100_000_000  # bytes of a Parquet file that is read
+BATCH = 256  # rows that are read at once
+MOST_COLUMNS = 5000  # of CSV that is read as a frame; beyond it goes as text
+PATIENCE = 10.0  # seconds for the pages of a PDF
 TOKENS = 8000  # of a file's text
 _READABLE = "Text, CSV, Parquet, notebooks, PDF, PNG, JPEG, GIF and WebP can be attached"
 
@@ -112,6 +117,8 @@ def _table(text: str) -> str | None:
 
     head = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=head.count)  # what its first line has most of
+    if head.count(separator) >= MOST_COLUMNS:
+        return None
     try:
         table = csv.read_csv(
             io.BytesIO(text.encode()),
@@ -119,7 +126,7 @@ def _table(text: str) -> str | None:
         )
     except pa.ArrowException:
         return None
-    return frames.describe(table) if table.num_columns else None
+    return plain_text(frames.describe(table)) if table.num_columns else None
 
 
 def _parquet(name: str, data: bytes) -> str:
@@ -127,7 +134,15 @@ def _parquet(name: str, data: bytes) -> str:
     from pyarrow import parquet
 
     try:
-        return frames.describe(parquet.read_table(io.BytesIO(data)))
+        file = parquet.ParquetFile(io.BytesIO(data))
+        batches, size = [], 0
+        for batch in file.iter_batches(BATCH):  # a small file may unfold to any size
+            size += batch.nbytes
+            if size > LARGEST_FRAME:
+                why = f"is too large as a frame (above {LARGEST_FRAME / 1e6:.0f} MB)"
+                raise _refused(name, why, "Read it in a cell and attach the variable: @name.")
+            batches.append(batch)
+        return plain_text(frames.describe(pa.Table.from_batches(batches, file.schema_arrow)))
     except (pa.ArrowException, OSError):
         raise _refused(name, "is a damaged Parquet file", "Write it anew, or attach it as CSV.") from None
 
@@ -184,11 +199,12 @@ def _pdf(name: str, data: bytes) -> str:
 
 def _pages(name: str, reader: Any) -> str:
     count, room, texts = len(reader.pages), TOKENS * BYTES_PER_TOKEN, list[str]()
+    ends = time.monotonic() + PATIENCE
     for number, page in enumerate(reader.pages, 1):
         if text := page.extract_text().strip():
             texts.append(f"[page {number}]\n{text}")
             room -= len(texts[-1].encode("utf-8", "replace"))
-        if room < 0 and number < count:
+        if (room < 0 or time.monotonic() > ends) and number < count:
             texts.append(f"… pages {number + 1:,} to {count:,} are left out here …")
             break
     if not texts:

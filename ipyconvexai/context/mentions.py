@@ -8,6 +8,7 @@ nothing is called but what shows it. Cells may change a value while it is read: 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,12 +37,13 @@ MOST_OFFERED = 12
 TRIES = 3
 
 _MENTION = re.compile(r"(?<![\w@.+`/\\-])@(?:cell:(?P<cell>\d{1,9})|(?P<name>[^\W\d]\w*)(?:\.(?P<column>\w+))?)")
+# Each looks at a character a few times at most: while a pattern is looked for, nothing else runs in the kernel.
 _CODE = re.compile(
-    r"^[ \t]*(?P<fence>```+|~~~+)[^\n]*\n.*?(?:^[ \t]*(?P=fence)|\Z)"
-    r"|(?P<ticks>`+)[^`\n]+(?P=ticks)"
-    r"|^(?:[ \t]*@[^\n]*\n)+(?=[ \t]*(?:async[ \t]+def|def|class)\b)",  # decorators
+    r"^[ \t]*(?P<fence>```+|~~~+)[^\n]*\n.*?(?:^[ \t]*(?P=fence)|\Z)|(?<!`)(?P<ticks>`++)[^`\n]+(?P=ticks)",
     re.DOTALL | re.MULTILINE,
 )
+_DECORATOR = re.compile(r"[ \t]*@")
+_DEFINITION = re.compile(r"[ \t]*(?:async[ \t]+def|def|class)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,22 @@ class Offer:
 def mentioned(text: str) -> Iterator[re.Match[str]]:
     """What may be meant, each once, in order."""
     seen: set[str] = set()
-    for match in _MENTION.finditer(_CODE.sub(lambda code: " " * len(code[0]), text)):
+    for match in _MENTION.finditer(_without_code(text)):
         if match[0] not in seen:
             seen.add(match[0])
             yield match
+
+
+def _without_code(text: str) -> str:
+    """Blanks for code, and for the decorators of a function that stands there without marks."""
+    lines = _CODE.sub(lambda code: " " * len(code[0]), text).split("\n")
+    is_decorated = False
+    for at in reversed(range(len(lines))):
+        if is_decorated and _DECORATOR.match(lines[at]):
+            lines[at] = ""
+        else:
+            is_decorated = _DEFINITION.match(lines[at]) is not None
+    return "\n".join(lines)
 
 
 def attach(shell: Any, text: str) -> list[Attachment]:
@@ -81,12 +95,14 @@ def offers(shell: Any, beginning: str) -> list[Offer]:
     wanted = beginning.lower()
     if "." in wanted:
         return _columns(shell, *beginning.split(".", 1))
+    fitting = [(name, value) for name, value in _variables(shell).items() if name.lower().startswith(wanted)]
+    found: list[tuple[bool, str, Offer]] = []
     with looked_at_once():
-        fitting = [(name, value) for name, value in _variables(shell).items() if name.lower().startswith(wanted)]
-        open_ones = [(name, value) for name, value in fitting if not is_closed(value)]
-    open_ones.sort(key=lambda pair: (not frames.is_frame(pair[1]), pair[0].lower()))
-    found = [Offer(name, _about(value)) for name, value in open_ones]
-    return [*found, *_cells(shell, wanted)][:MOST_OFFERED]
+        for name, value in fitting:
+            with contextlib.suppress(Exception):  # of its own code, which is not offered then
+                if not is_closed(value):
+                    found.append((not frames.is_frame(value), name.lower(), Offer(name, _about(value))))
+    return [*(offer for *_, offer in sorted(found, key=lambda one: one[:2])), *_cells(shell, wanted)][:MOST_OFFERED]
 
 
 # -------------------------------------------------------------------------------------------------- variables

@@ -90,7 +90,8 @@ class _Work(Generic[T]):
         except Stopped:
             # At the limit who waits was told by then, also where the thread hung in C code.
             self.fail(_stopped(self._function, self._stopped_for))
-        except (SystemExit, GeneratorExit) as error:
+        # A future cannot hold a StopIteration; the others would end who waits, as if somebody had stopped that.
+        except (SystemExit, GeneratorExit, KeyboardInterrupt, StopIteration) as error:
             exited = _exited(self._function, error)
             exited.__cause__ = error
             self.fail(exited)

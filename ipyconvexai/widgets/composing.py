@@ -21,7 +21,7 @@ from typing import Any
 
 from ipyconvexai.attachments import Attachment, tokens_of
 from ipyconvexai.context.files import attach_file
-from ipyconvexai.context.mentions import attach, offers
+from ipyconvexai.context.mentions import attach, mentioned, offers
 from ipyconvexai.errors import InputError
 from ipyconvexai.render import plain_text
 from ipyconvexai.settings import redact
@@ -84,9 +84,11 @@ class Composer:
             case {"kind": "file", "name": str(name), "buffers": [data, *_]}:
                 if len(self._files) >= MOST_FILES:
                     raise InputError(f"{MOST_FILES} files are attached already", cure="Send these first.")
-                self._files[token] = None
+                self._files[token] = None  # which keeps its place
                 try:
-                    self._files[token] = await asyncio.to_thread(attach_file, name, bytes(data))
+                    read = await asyncio.to_thread(attach_file, name, bytes(data))
+                    if token in self._files:  # else it was removed meanwhile
+                        self._files[token] = read
                 finally:
                     if self._files.get(token) is None:
                         self._files.pop(token, None)
@@ -123,7 +125,8 @@ class Composer:
         found = await asyncio.to_thread(attach, shell, text) if shell is not None else []
         named = {one.name for one in found}
         # In a new kernel a variable may be gone; what the message had of it is not.
-        gone = [one for one in before if f"@{one.name}" in text and one.name not in named and one not in kept]
+        still = {match[0].removeprefix("@") for match in mentioned(text)}
+        gone = [one for one in before if one.name in still - named and one not in kept]
         return [*found, *gone, *kept, *(one for one in files if one is not None)]
 
     async def _preview(self, said: Said, text: str) -> Said:

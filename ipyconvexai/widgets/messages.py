@@ -5,7 +5,6 @@ Promise: all HTML comes out of ``render``, and all texts have passed it.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,7 +57,7 @@ class Message:
         if changed:
             self.row, self.role, self.status = row, row.role, row.status
             self.foot, self.note = _foot(row), _note(row)
-            self.call = json.loads(row.tool_call) if row.tool_call else {}
+            self.call = {key: value for key, value in row.call.items() if isinstance(value, str)}
         if text is not None and text != self.text:
             self.text, changed = text, True
         return (draft is not None and self.grow(draft)) or changed
@@ -92,7 +91,7 @@ class Message:
 
     def _call_told(self) -> Update:
         texts = {"name": self.call.get("name", ""), "arguments": for_people(self.call.get("arguments", ""))}
-        shown = {key: plain_text(_cut(text)) for key, text in texts.items()}
+        shown = {key: _with_escapes(_cut(text)) for key, text in texts.items()}
         denied = self.status == "canceled" and self.row is not None and self.row.error_code == "denied"
         state = "was not allowed" if denied else STATES.get(self.status, self.status)
         facts = {"result": plain_text(_cut(self.text)), "state": state, "here": self.here, "note": _call_note(self)}
@@ -155,6 +154,11 @@ def _call_note(message: Message) -> dict[str, Any] | None:
     if status == "canceled" and words and row.error_code == "denied":
         return {"text": plain_text(_cut(words)), "error": False}
     return None
+
+
+def _with_escapes(text: str) -> str:
+    """What is allowed is what is seen: signs that are not, or that turn others around, as Python escapes them."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else repr(sign)[1:-1] for sign in redact(text))
 
 
 def _cut(text: str) -> str:

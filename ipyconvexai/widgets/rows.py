@@ -6,6 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 from ipyconvexai.render import plain_text
+from ipyconvexai.settings import redact
 from ipyconvexai.store.link import Store
 
 __all__ = ["Own", "Row", "Total", "read_attached", "read_rows", "read_texts", "read_total"]
@@ -49,6 +50,15 @@ class Row(NamedTuple):
     duration_ms: float | None
     tool_call: str | None  # JSON
 
+    @property
+    def call(self) -> dict[str, Any]:
+        """Of role tool; empty where somebody has written what is none."""
+        try:
+            found = json.loads(self.tool_call or "{}")
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
 
 class Own(NamedTuple):
     """What a conversation's own row says."""
@@ -88,12 +98,16 @@ def read_texts(store: Store, settled: list[str], coming: list[str]) -> dict[str,
 def read_attached(store: Store, messages: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Names, kinds and tokens of what went along, by message; names are shown as they are, so they are made plain."""
     rows = store.read(_ATTACHED, [messages]) if messages else []
+    # Functions of the user's may have written anything there.
+    whole = [
+        (key, told) for key, *told in rows if len(set(map(len, told))) == 1 and not any(None in each for each in told)
+    ]
     return {
         key: [
-            {"name": plain_text(name), "kind": kind, "tokens": int(tokens)}
+            {"name": plain_text(redact(name)), "kind": plain_text(kind), "tokens": int(float(tokens))}
             for name, kind, tokens in zip(*told, strict=True)
         ]
-        for key, *told in rows
+        for key, told in whole
     }
 
 
@@ -102,7 +116,7 @@ def _in_order(rows: list[Row]) -> list[Row]:
     calls: dict[str, list[Row]] = {}
     for row in rows:
         if row.tool_call:
-            calls.setdefault(json.loads(row.tool_call).get("reply", ""), []).append(row)
+            calls.setdefault(str(row.call.get("reply", "")), []).append(row)
     if not calls:
         return rows
     ordered = [each for row in rows if not row.tool_call for each in (row, *calls.pop(row.id, ()))]

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -47,6 +48,8 @@ from ipyconvexai.widgets.messages import OPEN, Message, Update, facts_of
 from ipyconvexai.widgets.rows import Own, Row, Total, read_attached, read_rows, read_texts, read_total
 
 __all__ = ["OPEN", "Talk", "Update"]
+
+_log = logging.getLogger("ipyconvexai.widgets")
 
 DRAW_EVERY = 0.05  # seconds between two tellings of a message that grows, at least
 SHARE = 3  # drawing takes at most a part in so many of the time, however long the last block is
@@ -181,9 +184,9 @@ class Talk:
 
     async def allow(self, message_id: str, *, always: bool = False) -> None:
         """Let a call run; `always`: and those of its tool that come, in this conversation and process."""
-        await self._run("ai.allow_call", message_id=message_id)
+        allowed = await self._run("ai.allow_call", message_id=message_id)
         message = self._messages.get(message_id)
-        if always and message is not None and self.id is not None:
+        if allowed and always and message is not None and self.id is not None:
             self._app.functions.runner.toolbox.of(self.id).trust(message.call.get("name", ""))
 
     async def deny(self, message_id: str) -> None:
@@ -342,8 +345,12 @@ class Talk:
         while True:
             await self._change.wait()
             self._change.clear()
-            with contextlib.suppress(Error):  # the next change will do
+            try:
                 await self._look()
+            except Error:  # the next change will do
+                pass
+            except Exception:
+                _log.exception("the conversation %s cannot be shown", self.id)
 
     async def _look(self) -> None:
         if self.id is None:  # perhaps somebody has begun it

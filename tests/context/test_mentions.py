@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,25 @@ def test_offers(shell: Any):
     assert [one.name for one in offers(shell, "cell:9")] == []
     assert [one.name for one in offers(shell, "df.L")] == ["df.length"]
     assert offers(shell, "text.x") == []
+
+
+@pytest.mark.parametrize("text", ["@a\n" * 12_000, "`" * 30_000, "` " * 20_000, "```\n" * 10_000, "@" * 30_000])
+def test_whatever_is_pasted_is_read_at_once(text: str):
+    began = time.process_time()
+    list(mentioned(text))
+    assert time.process_time() - began < 1, "quadratic, it would be tens of seconds"
+
+
+def test_a_variable_with_code_of_its_own_is_left_out(shell: Any):
+    class Hostile:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("no")
+
+        def __call__(self) -> None: ...
+
+        @property
+        def __class__(self) -> Any:
+            raise RuntimeError("no")
+
+    shell.user_ns |= {"hostile": Hostile(), "plain": 3}
+    assert "plain" in [offer.name for offer in offers(shell, "")]

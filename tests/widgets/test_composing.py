@@ -267,3 +267,31 @@ def test_new_conversations_of_one_second_are_two(app: ai.App, endpoint: Endpoint
     assert panels[0].id != panels[1].id
     for each in panels:
         each.close()
+
+
+def test_an_edited_message_keeps_what_it_still_mentions_only(panel: Panel, endpoint: Endpoint, shell: Any):
+    shell.user_ns |= {"df2": pd.DataFrame({"width": [27]})}
+    panel.say("send", text="What is in @df?", files=[])
+    panel.answered()
+    del shell.user_ns["df"]
+    panel.say("edit", id=str(panel.messages()[0]._id), text="What is in @df2?", files=[], keep=[])
+    panel.answered()
+    assert "width" in sent(endpoint)
+    assert "length" not in sent(endpoint)
+
+
+def test_an_odd_row_of_a_function_of_ones_own_stops_nothing(panel: Panel, app: ai.App):
+    panel.say("send", text="One", files=[])
+    panel.answered()
+    odd = ['[{"kind":"file","name":"n","text":"t"}]', '[{"kind":"file","name":null,"tokens":3}]', "[]", "null", "no JSON"]
+    with app.store.transaction() as execute:
+        for column, text in [("attachments", each) for each in odd] + [("tool_call", each) for each in odd]:
+            execute(
+                f"INSERT INTO messages (id, created_at, conversation_id, role, content, status, {column})"
+                " VALUES (uuidv7(), now()::TIMESTAMP, ?, ?, 'odd', 'done', ?)",
+                [panel.chat.id, "tool" if column == "tool_call" else "user", text],
+            )
+    wait_for(lambda: len(panel.chat._talk._messages) == 2 + 2 * len(odd), "all of them")
+    panel.say("send", text="Two", files=[])
+    wait_for(lambda: [one.status for one in panel.messages()][-1] == "done", "the answer")
+    Panel(app).chat.close()

@@ -1,7 +1,7 @@
 // The chat panel's page. The kernel says what there is (see talk.py); this draws it, and says what people do.
 // Text and HTML go in through common.js, which stands before this.
 
-const PATIENCE = 5000; // milliseconds
+const ONCE = new Set(["fork", "retry", "new", "delete"]);
 const NO_ANSWER = "The kernel does not answer: it is busy, or away. What you wrote stands here still. If the kernel began anew: run the cell again to go on with this conversation.";
 
 class Message {
@@ -101,40 +101,22 @@ function render({ model, el }) {
     settings.element, menu, log, suggestions, make("div", { className: "ai-row" }, status, total), banner, form,
     make("p", { className: "ai-deaf", hidden: state.busy, textContent: "While a cell runs, nothing is heard here. Jupyter hears it, with ipykernel 7." }),
   );
+  const line = new Line(model, state.busy, () => fail(NO_ANSWER), () => (banner.hidden = true));
+  const tell = (said, buffers) => line.say(said, buffers);
   const context = new Context({ tell, root, input, title: state.title, fail, changed: grow, sent: () => edit(null) });
   form.prepend(...context.buttons);
   form.before(...context.above);
   let editing = null; // the message that what is sent stands in place of
 
+  let at = 0;
   let last = null; // what was said last, for another try; what was sent stands in the field still
   function say(said) {
     banner.hidden = true;
     if (said.kind === "editing") return edit(said.message);
-    last = said;
+    const isTwice = ONCE.has(said.kind) && said.kind === last?.kind && said.id === last.id;
+    if (isTwice && performance.now() - at < 1000) return; // a double click
+    [last, at] = [said, performance.now()];
     tell(said);
-  }
-
-  // The kernel answers at once that it heard.
-  let patience, isDeaf = false;
-  function tell(said, buffers) {
-    clearTimeout(patience);
-    if (state.busy) patience = setTimeout(noAnswer, PATIENCE);
-    try {
-      model.send(said, undefined, buffers);
-    } catch {
-      noAnswer(); // the kernel is gone
-    }
-  }
-
-  function noAnswer() {
-    isDeaf = true;
-    fail(NO_ANSWER);
-  }
-
-  function heard() {
-    clearTimeout(patience);
-    if (isDeaf) banner.hidden = true;
-    isDeaf = false;
   }
 
   function edit(message) {
@@ -257,7 +239,7 @@ function render({ model, el }) {
   }
 
   function hear(message) {
-    heard();
+    line.heard();
     if (context.hear(message)) return;
     if (message.kind === "error") {
       fail(message.text, message.again);
@@ -320,7 +302,7 @@ function render({ model, el }) {
     showTranscript();
     room.disconnect();
     context.keep();
-    clearTimeout(patience);
+    line.close();
     for (const message of messages.values()) message.remove();
     model.off("msg:custom", hear);
     model.off("comm_live_update", greet);

@@ -10,6 +10,12 @@ const MENTION = /(?:^|[^\p{L}\p{N}_@.+`/\\-])@((?:cell:)?[\p{L}\p{N}_.]*)$/u;
 const newToken = () => Math.random().toString(36).slice(2) + Date.now().toString(36);
 const about = (one) => `${one.kind}, about ${one.tokens.toLocaleString("en")} tokens`;
 
+// Whether the text has it attached anew: @df is not in "@df2" and not in "@df.length".
+function isMentioned(name, text) {
+  const word = name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  return new RegExp(`@${word}(?![\\p{L}\\p{N}_]|\\.[\\p{L}\\p{N}_])`, "u").test(text);
+}
+
 // The names of what went along with a message that was sent.
 function attachedTo(message) {
   const chips = (message.attached ?? []).map((one) => make("li", { className: "ai-chip", title: about(one), textContent: one.name }));
@@ -324,7 +330,7 @@ class Context {
   edit(id, text, attached) {
     if (!this.edited) this.keep();
     this.edited = id;
-    this.own = id ? (attached ?? []).map((one, at) => ({ ...one, at })).filter((one) => !text.includes(`@${one.name}`)) : [];
+    this.own = id ? (attached ?? []).map((one, at) => ({ ...one, at })).filter((one) => !isMentioned(one.name, text)) : [];
     if (id) this.input.value = text;
     else this.restore();
     this.draw();

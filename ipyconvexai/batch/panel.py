@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ipyconvexai import theme
 from ipyconvexai.hearing import Ear, hears_while_busy
 
 if TYPE_CHECKING:
@@ -30,30 +31,23 @@ PAUSE = ("Pause", "Begin nothing more until Resume; what is being answered is an
 RESUME = ("Resume", "Go on")
 CANCEL = ("Cancel", "End it: what is being answered is answered and kept. Running the cell again goes on")
 DEAF = "This kernel hears no button while a cell runs; ipykernel 7 does. Interrupt it: running the cell again goes on"
-# As the chat panel and forms look (widgets/static/common.css, which is on a page only where one of these is).
-STYLE = """<style>
-.ai-batch {
-  padding: 8px 12px; border: 1px solid var(--jp-border-color2, #bdbdbd); border-radius: 6px; overflow: hidden;
-  background: var(--jp-layout-color1, canvas); color: var(--jp-content-font-color1, canvastext);
-  font-family: var(--jp-content-font-family, system-ui, sans-serif); font-size: var(--jp-content-font-size1, 14px);
-}
+# What ipywidgets set otherwise than the theme.
+STYLE = """
+.ai-widget.ai-batch { overflow: hidden; gap: 0; }
 .ai-batch .widget-label {
   height: auto; line-height: 1.5; white-space: normal; overflow-wrap: anywhere;
   font-family: inherit; font-size: inherit; color: inherit;
 }
 .ai-batch .widget-hbox { gap: 0 8px; }
-.ai-batch .ai-counts { color: var(--jp-content-font-color2, inherit); font-size: 0.85em; }
+.ai-batch .ai-counts { color: var(--ai-faint); font-size: 0.85em; }
 .ai-batch .jupyter-button {
   height: auto; padding: 5px 12px; font-family: inherit; font-size: inherit; line-height: 1.5; color: inherit;
-  background: var(--jp-layout-color2, buttonface); border: 1px solid var(--jp-border-color1, #767676);
-  border-radius: 4px; box-shadow: none;
+  background: var(--ai-raised); border: 1px solid var(--ai-edge); border-radius: 4px; box-shadow: none;
 }
-.ai-batch .jupyter-button:focus-visible {
-  outline: 2px solid var(--jp-brand-color1, highlight); outline-offset: 1px;
-}
+.ai-batch .jupyter-button:focus-visible { outline: 2px solid var(--ai-brand); outline-offset: 1px; }
 .ai-batch .progress { border-radius: 4px; }
-.ai-batch .progress-bar:not([class*="progress-bar-"]) { background: var(--jp-brand-color1, highlight); }
-</style>"""
+.ai-batch .progress-bar:not([class*="progress-bar-"]) { background: var(--ai-brand); }
+"""
 
 
 class Panel:
@@ -99,9 +93,10 @@ class _Widgets:
         buttons = self._made(ipywidgets.HBox, children=self._buttons)  # they stay together in a narrow page
         first = self._made(ipywidgets.HBox, children=[self._bar, self._rows, buttons], layout=wrapped)
         self._second = self._made(ipywidgets.HBox, children=[self._counts], layout=wrapped)
-        style = self._made(ipywidgets.HTML, value=STYLE, layout={"display": "none"})
+        style = self._made(ipywidgets.HTML, value=f"<style>{theme.css()}{STYLE}</style>", layout={"display": "none"})
         self.box = self._made(ipywidgets.VBox, children=[style, first, self._second])
-        self.box.add_class("ai-batch")
+        for name in ("ai-widget", "ai-batch"):
+            self.box.add_class(name)
 
     def set(self, view: View) -> None:
         """Each widget sends one message at most, and none where nothing has changed."""

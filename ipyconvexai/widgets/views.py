@@ -12,6 +12,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from ipyconvexai import theme
 from ipyconvexai.hearing import Ear
 
 __all__ = ["ChatView", "FormView"]
@@ -22,8 +23,9 @@ Said = dict[str, Any]
 def asset(*names: str) -> str:
     """A widget's page or style, which is one text: what all of them share, then these files."""
     folder = Path(__file__).parent / "static"
-    shared = f"common{Path(names[0]).suffix}"
-    return "\n".join((folder / each).read_text("utf-8") for each in (shared, *names))
+    suffix = Path(names[0]).suffix
+    files = [(folder / each).read_text("utf-8") for each in (f"common{suffix}", *names)]
+    return "\n".join([theme.css(), *files] if suffix == ".css" else files)
 
 
 class View(anywidget.AnyWidget):

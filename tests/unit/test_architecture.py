@@ -25,6 +25,7 @@ FLOORS = {
     "loops": 0,
     "place": 0,
     "settings": 0,
+    "theme": 0,
     "values": 0,
     "testing": 0,
     "store": 1,

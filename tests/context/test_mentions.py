@@ -178,9 +178,5 @@ def test_a_variable_with_code_of_its_own_is_left_out(shell: Any):
 
         def __call__(self) -> None: ...
 
-        @property
-        def __class__(self) -> Any:
-            raise RuntimeError("no")
-
     shell.user_ns |= {"hostile": Hostile(), "plain": 3}
     assert "plain" in [offer.name for offer in offers(shell, "")]

@@ -283,7 +283,8 @@ def test_an_edited_message_keeps_what_it_still_mentions_only(panel: Panel, endpo
 def test_an_odd_row_of_a_function_of_ones_own_stops_nothing(panel: Panel, app: ai.App):
     panel.say("send", text="One", files=[])
     panel.answered()
-    odd = ['[{"kind":"file","name":"n","text":"t"}]', '[{"kind":"file","name":null,"tokens":3}]', "[]", "null", "no JSON"]
+    without = '[{"kind":"file","name":"n","text":"t"}]', '[{"kind":"file","name":null,"tokens":3}]'
+    odd = [*without, "[]", "null", "no JSON"]
     with app.store.transaction() as execute:
         for column, text in [("attachments", each) for each in odd] + [("tool_call", each) for each in odd]:
             execute(

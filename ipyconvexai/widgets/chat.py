@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ipyconvexai.application import App, app
-from ipyconvexai.errors import Error, InputError
+from ipyconvexai.errors import InputError
 from ipyconvexai.functions.tools import tools_of
-from ipyconvexai.render import error_text, markdown_bundle, plain_text
+from ipyconvexai.render import plain_text
 from ipyconvexai.settings import redact
 from ipyconvexai.widgets.composing import HEARD, Composer
+from ipyconvexai.widgets.results import words_of
 from ipyconvexai.widgets.talk import OPEN, Talk, Update
+from ipyconvexai.widgets.transcripts import Transcripts
 
 __all__ = ["Chat", "chat"]
 
@@ -75,9 +77,7 @@ class Chat:
         self._view: Any = None
         self._shown = 0  # outputs that have it
         self._closed = False
-        self._transcripts: list[Any] = []  # the outputs that have it
-        self._stale = False  # what they show
-        self._writing: asyncio.Task[None] | None = None
+        self._transcripts = Transcripts(self._talk.transcript, note=NOT_CONNECTED)
 
     def _open(self) -> None:
         self._app.run(self._talk.open())
@@ -124,8 +124,7 @@ class Chat:
         when_run_again(self._run_again)
         show: Any = display  # IPython has no types for it
         show(self._display_())
-        transcript = markdown_bundle(self._talk.transcript(), note=NOT_CONNECTED)
-        self._transcripts.append(show(transcript, raw=True, display_id=True))
+        self._transcripts.show()
 
     def _display_(self) -> Any:
         """The widget, which is what marimo asks for."""
@@ -147,17 +146,7 @@ class Chat:
             return
         self._send("told", updates=updates)
         if any(update["kind"] == "title" or update.get("status", "pending") not in OPEN for update in updates):
-            self._stale = True
-            if self._writing is None or self._writing.done():
-                self._writing = asyncio.create_task(self._write())
-
-    async def _write(self) -> None:
-        """Bring the transcripts up to date. A long one takes a tenth of a second: not on the loop."""
-        while self._stale:
-            self._stale = False
-            transcript = await asyncio.to_thread(markdown_bundle, self._talk.transcript(), note=NOT_CONNECTED)
-            for shown in self._transcripts:
-                shown.update(transcript, raw=True)
+            self._transcripts.renew()
 
     def _heard(self, said: dict[str, Any]) -> None:
         """In whatever thread hears the page."""
@@ -177,10 +166,8 @@ class Chat:
                 await self._answer(said)
         except asyncio.CancelledError:
             raise
-        except Error as error:
-            self._fail(error_text(error.message, error.cure), again=error.retryable)
         except Exception as error:
-            self._fail(f"{type(error).__name__}: {error}", again=True)
+            self._fail(words_of(error), again=getattr(error, "retryable", True))
 
     async def _answer(self, said: dict[str, Any]) -> None:
         match said:
@@ -221,7 +208,7 @@ class Chat:
 
     def _fail(self, text: str, *, again: bool = False) -> None:
         """Say so in the panel; `again`: the same may do another time."""
-        self._send("error", text=plain_text(redact(text)), again=again)
+        self._send("error", text=text, again=again)
 
     def _send(self, kind: str, **content: Any) -> None:
         if (view := self._view) is not None:  # it may have been closed meanwhile

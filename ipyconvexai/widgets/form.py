@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ipyconvexai.application import App, app
-from ipyconvexai.errors import ArgumentsError, Error, InputError
+from ipyconvexai.errors import ArgumentsError, InputError
 from ipyconvexai.functions.plain import as_action
 from ipyconvexai.functions.registry import ACTION_LIMIT, Function, of, registry
 from ipyconvexai.functions.validation import MISMATCH, Result
-from ipyconvexai.render import error_text, plain_text
+from ipyconvexai.render import plain_text
 from ipyconvexai.settings import redact
 from ipyconvexai.widgets.fields import Field, fields_of, values_of, variables_for
-from ipyconvexai.widgets.results import Shown, shown
+from ipyconvexai.widgets.results import Shown, shown, words_of
 from ipyconvexai.widgets.transcripts import Transcripts
 
 __all__ = ["Form", "form"]
@@ -209,7 +209,9 @@ class Form:
                         await self._offer(one)
                 case {"kind": "run", "values": dict(values)}:
                     if self._task is None or self._task.done():
-                        self._task = asyncio.create_task(self._perform(values), context=self._cell)
+                        run = self._run = _Run(values)
+                        self._tell(run.told())
+                        self._task = asyncio.create_task(self._perform(run), context=self._cell)
                 case {"kind": "cancel"}:
                     await self._cancel()
                 case {"kind": "variables", "name": str(name)}:
@@ -219,7 +221,7 @@ class Form:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            self._fail(_words_of(error))
+            self._fail(words_of(error))
 
     async def _offer(self, one: Field) -> None:
         if one.kind == "variable":
@@ -231,14 +233,15 @@ class Form:
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
+            if (run := self._run) is not None and run.is_running:  # it had not begun
+                run.status = "canceled"
+                self._tell(run.told())
 
-    async def _perform(self, said: dict[str, Any]) -> None:
-        run = self._run = _Run(said)
+    async def _perform(self, run: _Run) -> None:
         self.result = None
-        self._tell(run.told())
         try:
             function = self._newest()
-            args = await asyncio.to_thread(self._checked, function, said, run.problems)
+            args = await asyncio.to_thread(self._checked, function, run.said, run.problems)
             if run.problems:
                 run.status = "refused"
             else:
@@ -249,7 +252,7 @@ class Form:
             run.status = "canceled"
             raise
         except Exception as error:
-            run.status, run.error = "failed", _words_of(error)
+            run.status, run.error = "failed", words_of(error)
         finally:
             run.seconds = time.monotonic() - run.begun
             self._tell(run.told())
@@ -286,16 +289,6 @@ class Form:
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-
-
-def _words_of(error: Exception) -> str:
-    if isinstance(error, Error):
-        return redact(error_text(error.message, error.cure))
-    try:
-        said = str(error)
-    except Exception:  # one of the user's may fail to describe itself
-        said = "(it does not say why)"
-    return redact(plain_text(f"{type(error).__name__}: {said}"))
 
 
 def _without_keys(told: Any) -> Any:

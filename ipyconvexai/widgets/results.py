@@ -15,11 +15,12 @@ from typing import Any
 
 from ipyconvexai.drawing.charts import Chart, picture_of
 from ipyconvexai.drawing.results import bundle_of, text_of
-from ipyconvexai.render import fenced, plain_text, safe_html
+from ipyconvexai.errors import Error
+from ipyconvexai.render import error_text, fenced, plain_text, safe_html
 from ipyconvexai.reply import Reply, Success
 from ipyconvexai.settings import redact
 
-__all__ = ["Shown", "shown"]
+__all__ = ["Shown", "shown", "words_of"]
 
 LARGEST = 8_000_000  # bytes of a picture; a page is told each result in one message
 DONE = "Done."
@@ -62,3 +63,14 @@ def _of_picture(picture: Chart) -> Shown:
     alt = redact(plain_text(picture.alt))
     told = {"kind": "picture", "data": base64.b64encode(picture.png).decode(), "alt": alt}
     return Shown({**told, "width": picture.width}, alt)
+
+
+def words_of(error: Exception) -> str:
+    """What a page is told of an error, without known keys."""
+    if isinstance(error, Error):
+        return redact(error_text(error.message, error.cure))
+    try:
+        said = str(error)
+    except Exception:  # one of the user's may fail to describe itself
+        said = "(it does not say why)"
+    return redact(plain_text(f"{type(error).__name__}: {said}"))

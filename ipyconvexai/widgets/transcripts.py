@@ -1,7 +1,7 @@
 """What a widget's cell shows viewers without a kernel: a text below the widget, which its page hides. Calls ``render``.
 
 Promises: a text is made safe once for all outputs that show it, and not on the background loop; texts that follow one
-another fast are written as one.
+another while one is written are written as one.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from typing import Any
 from ipyconvexai.render import markdown_bundle
 
 __all__ = ["Transcripts"]
-
-# Of more than 1 MB a second Jupyter's server lets nothing through any more (its iopub_data_rate_limit).
-FLOW = 250_000  # characters that are written in a second
 
 
 class Transcripts:
@@ -56,10 +53,8 @@ class Transcripts:
             if not self._outputs:
                 return
             made = await asyncio.to_thread(self._made)
-            outputs = list(self._outputs)
-            for output in outputs:
+            for output in list(self._outputs):
                 output.update(made, raw=True)
-            await asyncio.sleep(sum(map(len, made.values())) * len(outputs) / FLOW)
 
     def _made(self) -> dict[str, str]:
         return markdown_bundle(self._text(), note=self._note)

@@ -17,6 +17,7 @@ from ipyconvexai import errors
 from ipyconvexai.functions import streaming
 from ipyconvexai.testing import Endpoint
 from ipyconvexai.widgets.chat import Chat
+from ipyconvexai.widgets.results import words_of
 from tests.shells import own_shell
 from tests.store.helpers import wait_for
 
@@ -252,7 +253,7 @@ def test_known_keys_are_in_nothing_that_a_page_is_told(app: ai.App, shell: Any):
     made = Panel(app, f"Title {key}", system=f"Say {key}")
     made.say("configure", model="", system=f"System {key}")
     made.say("file", token="t", name=f"{key}.txt", bytes=True, buffers=[b"text"])
-    made.chat._fail(f"Error: {key}")
+    made.chat._fail(words_of(RuntimeError(key)))
     assert key not in json.dumps(made.view.told, default=str)
     assert key not in made.chat._talk.transcript()
     assert key not in repr(made.chat)

@@ -22,6 +22,8 @@ def violations(area: Locator) -> list[dict[str, Any]]:
     page = area.page
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE.read_text(encoding="utf-8"))
+    # JupyterLab's body has no height and hides what flows over: axe-core takes all for hidden, and no colour is seen.
+    page.evaluate("() => { document.body.style.height = '100vh'; }")
     found = area.evaluate("async area => (await axe.run(area, {resultTypes: ['violations']})).violations")
     return [{"id": one["id"], "where": [node["html"][:200] for node in one["nodes"]]} for one in found]
 

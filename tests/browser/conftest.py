@@ -54,6 +54,15 @@ def find_chromium() -> str | None:
     return None
 
 
+@pytest.hookimpl(tryfirst=True)  # before those are left out that are of the long form
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebook shows the same widget as JupyterLab: a few tests show that each time, all of them in the long form."""
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if params.get("server") == "notebook" and item.get_closest_marker("both") is None:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The program's path. Nothing is left out quietly: `make test` demands it, elsewhere the reason names the cure."""

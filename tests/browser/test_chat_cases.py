@@ -23,6 +23,7 @@ LONG = Answer("word " * 400, token_delay=0.05)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
+@pytest.mark.both
 def test_it_is_there_and_answers(notebook: Open, scripted: Scripted, guard: Guard):
     scripted.scripted["Show me"] = Answer(TEXT)
     book = notebook("ai.chat('Bridges')")
@@ -73,6 +74,7 @@ def test_enter_sends_unless_it_ends_a_line_or_a_composition(shared: Open, script
     expect(answers(chat)).to_contain_text("one")
 
 
+@pytest.mark.both
 def test_stop_keeps_what_had_come(shared: Open, scripted: Scripted):
     scripted.scripted["Long"] = LONG
     book = shared("ai.chat('Stop')")
@@ -91,6 +93,7 @@ def test_stop_keeps_what_had_come(shared: Open, scripted: Scripted):
         expect(button).to_be_hidden()
 
 
+@pytest.mark.both
 def test_two_panels_and_a_cell_show_the_same(shared: Open, scripted: Scripted):
     book = shared("ai.chat('Both')", "ai.chat('Both')", "%%ai -c Both\nFrom a cell")
     book.run(0)
@@ -252,7 +255,7 @@ def test_the_kernel_begins_anew_under_an_open_panel(notebook: Open, scripted: Sc
     expect(answers(panel(book)).last).to_contain_text("there now")
 
 
-@pytest.mark.parametrize("version", ["newest", "older"])
+@pytest.mark.parametrize("version", [pytest.param("newest", marks=pytest.mark.both), "older"])
 def test_it_works_while_a_cell_is_busy(
     notebook: Open, server: Server, scripted: Scripted, version: str, tmp_path_factory: pytest.TempPathFactory
 ):

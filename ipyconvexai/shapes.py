@@ -56,9 +56,12 @@ def schema_of(text: str, names: Mapping[str, Any] | None = None) -> Any:
     """
     text, names = text.strip(), names or {}
     try:
-        return _type(text, names)
+        found = _type(text, names)
     except _Unknown:
         return _model(text, names)
+    if found is None:
+        raise InputError("schema=None is no shape", cure="Leave it out, or name what the answer holds.")
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- types

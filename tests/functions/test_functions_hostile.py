@@ -217,7 +217,7 @@ def test_a_context_shows_no_way_to_write_but_db_and_scheduler(memory: ai.App):
     def public_names(ctx: Any) -> list[str]:
         return sorted(name for name in dir(ctx) if not name.startswith("_"))
 
-    known = ["db", "job_id", "now", "require_user", "run_mutation", "run_query", "scheduler", "session_id", "user_id"]
+    known = "db job_id now require_user run_mutation run_query scheduler session_id tools user_id".split()
     assert ai.run(public_names) == known
 
 

@@ -78,6 +78,7 @@ def test_a_few_words_make_a_model():
         ("x list[os.system]", "does not know the type"),
         ("Holder.__class__", "cannot read"),
         ("x print", "does not know the type"),
+        ("None", "None is no shape"),
     ],
 )
 def test_what_cannot_be_read_is_told(text: str, says: str):

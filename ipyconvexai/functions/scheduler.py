@@ -278,7 +278,9 @@ class Scheduler:
 
     def _subscribe(self, store: Store) -> None:
         if self._unsubscribe is None and not self._over.is_set():
-            self._unsubscribe = hub_of(store).subscribe(self._notice)
+            self._unsubscribe = end = hub_of(store).subscribe(self._notice)
+            if self._over.is_set():  # by now: who stopped it may have found nothing to end
+                end()
 
     def _notice(self, tables: set[str]) -> None:
         if not tables or tables & _TABLES:

@@ -27,6 +27,7 @@ from ipyconvexai.errors import (
     UnreachableError,
 )
 from ipyconvexai.functions import jobs, scheduler
+from ipyconvexai.functions.changes import hub_of
 from ipyconvexai.functions.crons import Cron, Crons, write_cron
 from ipyconvexai.functions.jobs import NewJob
 from ipyconvexai.functions.rate_limits import rate_limit
@@ -152,12 +153,14 @@ def test_jobs_run_as_who_scheduled_them_and_their_results_are_kept(lab: Lab):
 
 def test_nothing_is_opened_before_a_function_is_defined(store: Store):
     lab = Lab(store, functions=Registry())
-    lab.scheduler.start()
-    lab.schedule(_tick)
-    time.sleep(0.2)
-    assert lab.events == []
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ipyconvexai-changes")]
-    lab.close()
+    try:
+        lab.scheduler.start()
+        lab.schedule(_tick)
+        time.sleep(0.2)
+        assert lab.events == []
+        assert hub_of(store)._subscribers == (), "nobody listens for changes"
+    finally:
+        lab.close()
 
 
 def test_a_job_waits_for_a_process_that_defines_its_function(lab: Lab):

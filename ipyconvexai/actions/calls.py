@@ -47,8 +47,7 @@ WHERE conversation_id = ?::UUID AND role = 'tool' AND status IN ('waiting', 'pen
 
 def call_of(message: ai.Message) -> dict[str, Any]:
     """``id``, ``name``, ``arguments`` (JSON text, as the model wrote it), ``safe``, ``reply`` (which wanted it)."""
-    found: dict[str, Any] = _object(message.tool_call)
-    return {"id": "", "name": "", "arguments": "", "safe": False, "reply": ""} | found
+    return {"id": "", "name": "", "arguments": "", "safe": False, "reply": ""} | (_object(message.tool_call) or {})
 
 
 def calls_of(ctx: Any, conversation_id: str, reply_id: str) -> list[ai.Message]:
@@ -129,16 +128,16 @@ def _wanted(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_object(text: str) -> bool:
-    return _object(text, None) is not None
+    return _object(text) is not None
 
 
-def _object(text: str | None, otherwise: Any = {}) -> Any:  # noqa: B006 - nobody changes it
-    """The object that `text` is in JSON."""
+def _object(text: str | None) -> dict[str, Any] | None:
+    """The object that `text` is in JSON; None: it is none."""
     try:
         found = json.loads(text or "")
     except (ValueError, RecursionError):
-        return otherwise
-    return found if isinstance(found, dict) else otherwise
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _outcome(call: ai.Message) -> str:

@@ -10,7 +10,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format format-check types bench bench-browser pictures weights clean
+.PHONY: help demo test lint format format-check types promises bench bench-browser pictures weights clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -56,6 +56,9 @@ format-check: $(VENV)/.installed-dev ## whether it is in ruff's format
 
 types: $(VENV)/.installed-dev ## mypy, strict
 	@$(BIN)/mypy
+
+promises: $(VENV)/.installed-dev ## each promise of the README with its figure; LONG=1 tries more often (up to an hour)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) tests/promises $(if $(LONG),-m long) $(ARGS)
 
 bench: $(VENV)/.installed-dev ## the benchmarks, as a table with ratios; ARGS=summarize runs one
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)

@@ -13,6 +13,7 @@ import ipyconvexai as ai
 from ipyconvexai.store import start
 from ipyconvexai.testing import Endpoint
 from tests.keepers import Nursery
+from tests.promises.table import show
 
 _SPAWN = start._spawn
 
@@ -97,3 +98,8 @@ def app(endpoint: Endpoint, tmp_path: Path) -> Iterator[ai.App]:
     """A ledger in a file, current, over that provider."""
     with ai.connect(str(tmp_path / "ledger.duckdb"), model="openai:gpt-4o-mini") as opened:
         yield opened
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Here, as with -n the process that reports reads no other conftest."""
+    show(terminalreporter)

@@ -22,6 +22,7 @@ from ipyconvexai.application import App
 from ipyconvexai.batch.asks import PATH, Ask, Done, Result, Task
 from ipyconvexai.batch.collector import put_off
 from ipyconvexai.batch.control import Control
+from ipyconvexai.crashpoints import passing
 from ipyconvexai.errors import (
     AuthenticationError,
     BudgetError,
@@ -204,6 +205,7 @@ class Runner:
         while (chunk := await self._ahead.get()) is not None:
             with put_off():
                 await self.begin(chunk)
+            passing("before_chunk")
             self._push(chunk.new)
             self._open.append(chunk)
             self._opened.set()
@@ -248,6 +250,7 @@ class Runner:
             chunk = self._open[0]
             await chunk.settled.wait()
             self._open.popleft()
+            passing("after_chunk")
             with put_off():
                 await retire(chunk)
             self._retired.set()

@@ -26,6 +26,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ipyconvexai.crashpoints import passing
 from ipyconvexai.errors import (
     CanceledError,
     Error,
@@ -411,6 +412,7 @@ class Scheduler:
         raise AssertionError("unreachable")
 
     async def _mutate_once(self, job: Job) -> Outcome:
+        passing("before_job")
         function, args = self._prepared(job)
         outcome = Outcome(JobState.SUCCESS)
 
@@ -420,6 +422,7 @@ class Scheduler:
 
         def last(execute: Execute, result: Any) -> None:
             nonlocal outcome
+            passing("after_job")
             now = self._clock()
             outcome = Outcome(JobState.SUCCESS, result=function.result.to_json(result))
             jobs.settle_later(execute, job, outcome, now)
@@ -447,8 +450,10 @@ class Scheduler:
     async def _act(self, job: Job) -> Outcome:
         function: Function | None = None
         try:
+            passing("before_job")
             function, args = self._prepared(job)
             result = await self._runner.act(function, args, user_id=job.user_id or None, job_id=job.id)
+            passing("after_job")
             return Outcome(JobState.SUCCESS, result=function.result.to_json(result))
         except asyncio.CancelledError:
             return self._interrupted(job) if self._is_ending() else Outcome.failed(_canceled(job))

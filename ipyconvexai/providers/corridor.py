@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 import httpx2
 
 from ipyconvexai import place
+from ipyconvexai.crashpoints import passing
 from ipyconvexai.errors import CallError, StoreError
 from ipyconvexai.ids import new_id
 from ipyconvexai.loops import call_in_child, keep_for_ever
@@ -259,6 +260,7 @@ class Corridor:
         call.first_id = call.first_id or call.request_id
 
     async def _write_intent(self, call: Call, note: dict[str, Any]) -> None:
+        passing("before_intent")
         intent = intent_of(call, user=self._settings.user, session_id=self._ledger.store.session_id)
         try:
             await self._ledger.admit(intent, record=call.caller.record, note=note)
@@ -308,8 +310,10 @@ class Corridor:
         try:
             await self._turns.enter(call)
             self._turns.check(call)
+            passing("before_send")
             call.sent = self._clock()  # waiting for its turn is not the provider's time
             inner = await (call.send or self._send)(call.sending)
+            passing("after_send")
             self._turns.hear(call, inner)
             if _is_stream(call, inner) or (call.is_download and inner.status_code < 300):
                 return inner, None
@@ -378,12 +382,14 @@ class Corridor:
         if not call.recorded:
             return
         self._turns.learn(call, outcome)
+        passing("before_settle")
         try:
             await self._ledger.settle(outcome, record=call.caller.record, note=note_of(call), sent=sent)
         except StoreError:  # nobody sees the answer; its row gets its end at once if it may, or when the ledger can
             self._settle_later(call, outcome)
             self._unsettled.append((outcome, call.caller.record))
             raise
+        passing("after_settle")
         self._settle_the_rest()
 
     def _settle_the_rest(self) -> None:

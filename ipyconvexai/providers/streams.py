@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 
+from ipyconvexai.crashpoints import passing
 from ipyconvexai.errors import CallError
 from ipyconvexai.providers import faults
 from ipyconvexai.providers.calls import Call, outcome_of, stopped
@@ -92,6 +93,7 @@ class RecordedStream(httpx2.AsyncByteStream):
         return None, await self._end(fault)
 
     async def _take(self, chunk: bytes) -> bytes:
+        passing("in_stream")
         reader = self._reader
         reader.feed(chunk)
         if reader.failed:

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import duckdb
 
+from ipyconvexai.crashpoints import passing
 from ipyconvexai.errors import LedgerCorruptError, LedgerReadOnlyError, StoreError
 from ipyconvexai.store import faults, rewriting
 from ipyconvexai.store.migrations import migrate
@@ -254,6 +255,7 @@ class Database:
         with self._gate:
             if self._is_idle():
                 self._leave_displaced()
+                passing("before_close")
                 self._close()
 
     def close(self) -> None:

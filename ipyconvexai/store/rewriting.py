@@ -16,6 +16,7 @@ from typing import Any
 
 import duckdb
 
+from ipyconvexai.crashpoints import passing
 from ipyconvexai.errors import StoreError
 from ipyconvexai.store.purging import DELETED, REMOVED, Criteria, Kind, clearing, doomed
 
@@ -60,6 +61,7 @@ def rewrite(path: str, config: Mapping[str, Any], criteria: Criteria) -> list[Ki
             )
         kinds = _write(connection, new, criteria)
         _settle(path, new)
+        passing("in_rewrite")
         os.replace(new, path)
         _sync(os.path.dirname(path) or ".")
     finally:

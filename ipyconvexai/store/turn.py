@@ -19,6 +19,7 @@ from typing import Any
 import duckdb
 
 from ipyconvexai import errors
+from ipyconvexai.crashpoints import passing
 from ipyconvexai.store import faults
 from ipyconvexai.store.transaction import COMMIT, ROLLBACK, Statement
 
@@ -133,7 +134,9 @@ class Turn:
 
     def _run_one(self, cursor: duckdb.DuckDBPyConnection, statement: Statement) -> Any:
         if statement == COMMIT:  # not by its text alone: it may be anyone's query
+            passing("before_commit")
             cursor.commit()
+            passing("after_commit")
             return []
         if statement == ROLLBACK:
             _roll_back(cursor)

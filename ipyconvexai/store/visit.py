@@ -16,6 +16,7 @@ from typing import Any
 
 import duckdb
 
+from ipyconvexai.crashpoints import passing
 from ipyconvexai.errors import StoreError
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.purging import Criteria
@@ -86,7 +87,9 @@ class Visit:
             handler = getattr(self, f"do_{method}", None)
             if handler is None:
                 raise StoreError(f"unknown request {method!r}", cure="Use one version of ipyconvexai everywhere.")
-            return pack((True, handler(*args)))
+            result = handler(*args)
+            passing("before_answer")
+            return pack((True, result))
         except Exception as error:
             return pack((False, describe(error)))
 

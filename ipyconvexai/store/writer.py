@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from ipyconvexai import errors
+from ipyconvexai.crashpoints import passing
 from ipyconvexai.store import faults
 from ipyconvexai.store.admission import Admission
 from ipyconvexai.store.database import IDLE_CLOSE, Database
@@ -238,10 +239,12 @@ class Writer:
                     appender = self._appender(cursor, table, columns)
                     appender.append_rows(rows)
                     appender.flush()
+                passing("before_commit")
                 cursor.commit()
             except BaseException:
                 self._roll_back(cursor)
                 raise
+        passing("after_commit")
         self._database.check_place(writing=True)
 
     def _by_table(
@@ -282,10 +285,12 @@ class Writer:
                 cursor.begin()
                 try:
                     result = job.run(cursor)
+                    passing("before_commit")
                     cursor.commit()
                 except BaseException:
                     self._roll_back(cursor)
                     raise
+            passing("after_commit")
             self._database.check_place(writing=True)
         except BaseException as error:
             if faults.is_fatal(error):
@@ -329,10 +334,12 @@ class Writer:
                 try:
                     for turn in turns:
                         turn.run_uncommitted(cursor)
+                    passing("before_commit")
                     cursor.commit()
                 except BaseException:
                     self._roll_back(cursor)
                     raise
+            passing("after_commit")
             self._database.check_place(writing=True)
         except BaseException as error:
             if faults.is_fatal(error):

@@ -17,6 +17,7 @@ PACKAGE = Path(ipyconvexai.__file__).parent
 # A room's floor; a room is a folder or a module of the package's top level. Rooms of floor 0 are one room, the ground.
 FLOORS = {
     "attachments": 0,
+    "crashpoints": 0,
     "errors": 0,
     "deadlines": 0,
     "guard": 0,

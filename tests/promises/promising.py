@@ -1,0 +1,37 @@
+"""What the tests of promises share: how often each is tried, and how its figure gets into the table.
+
+Each file of this folder keeps one promise and says it in `PROMISE`, in the words of the README's table; `TRIES` is how
+often it is tried each time, and in the long form (``pytest -m long``). ``make promises`` prints the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+Figure = Callable[..., None]  # see the fixture `figure`
+
+FIGURE = "figure of a promise"  # under this name it travels with a test's report
+LONGEST = 1800  # seconds for one test of the long form
+
+
+class Tries(NamedTuple):
+    """How often a promise is tried: each time, and in the long form; `of` what, in the plural."""
+
+    short: int
+    long: int
+    of: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.short:,} {self.of}; long {self.long:,}"
+
+    @property
+    def both(self) -> pytest.MarkDecorator:
+        """The test's argument `tries` is each number, the greater one in the long form alone."""
+        slow = (pytest.mark.long, pytest.mark.timeout(LONGEST))
+        return pytest.mark.parametrize(
+            "tries", [pytest.param(self.short, id="short"), pytest.param(self.long, id="long", marks=slow)]
+        )

@@ -205,7 +205,13 @@ class Corridor:
     async def _attempts(self, call: Call) -> httpx2.Response:
         while True:
             await self._admit(call)
-            attempt = await self._attempt(call)
+            try:
+                attempt = await self._attempt(call)
+            except (CallError, StoreError):
+                raise
+            except Exception as error:  # nobody foresaw it, and its row would look as if it were under way
+                self._settle_unforeseen(call, error)
+                raise
             if attempt.late:
                 continue
             pause = self._pause(call, attempt)
@@ -382,15 +388,21 @@ class Corridor:
         if not call.recorded:
             return
         self._turns.learn(call, outcome)
-        passing("before_settle")
         try:
+            passing("before_settle")
             await self._ledger.settle(outcome, record=call.caller.record, note=note_of(call), sent=sent)
-        except StoreError:  # nobody sees the answer; its row gets its end at once if it may, or when the ledger can
+        except Exception as error:  # nobody sees the answer; its row gets its end at once if it may
             self._settle_later(call, outcome)
-            self._unsettled.append((outcome, call.caller.record))
+            if isinstance(error, StoreError):  # or when the ledger can
+                self._unsettled.append((outcome, call.caller.record))
             raise
         passing("after_settle")
         self._settle_the_rest()
+
+    def _settle_unforeseen(self, call: Call, error: Exception) -> None:
+        """Where the row has its outcome this one is refused by its key."""
+        reading = Reading(error_code="unforeseen", error_message=f"{type(error).__name__} while it was answered")
+        self._settle_later(call, self._outcome(call, Status.ERROR, reading))
 
     def _settle_the_rest(self) -> None:
         while self._unsettled:  # one that is there already is refused by its key

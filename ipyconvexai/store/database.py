@@ -23,7 +23,7 @@ from ipyconvexai.errors import LedgerCorruptError, LedgerReadOnlyError, StoreErr
 from ipyconvexai.store import faults, rewriting
 from ipyconvexai.store.migrations import migrate
 
-__all__ = ["IDLE_CLOSE", "MEMORY", "Database"]
+__all__ = ["IDLE_CLOSE", "MEMORY", "ClosedError", "Database"]
 
 T = TypeVar("T")
 
@@ -46,6 +46,13 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     # Table functions like enable_logging() change settings from within a SELECT.
     "lock_configuration": "true",
 }
+
+
+class ClosedError(StoreError):
+    """This database was closed; a client whose keeper says so asks the next one."""
+
+    def __init__(self) -> None:
+        super().__init__("the ledger is closed", cure="Open it again: ai.connect(path).")
 
 
 class Database:
@@ -76,7 +83,7 @@ class Database:
         with self._gate:
             self._gate.wait_for(lambda: not self._rewriting)
             if self._closed:
-                raise StoreError("the ledger is closed", cure="Open it again: ai.connect(path).")
+                raise ClosedError()
             self.check_place(writing)
             if self._connection is None:
                 # A discarded database lives on in this process while anybody holds a cursor of it.
@@ -116,7 +123,7 @@ class Database:
         with self._gate:
             self._gate.wait_for(lambda: not self._rewriting)
             if self._closed:
-                raise StoreError("the ledger is closed", cure="Open it again: ai.connect(path).")
+                raise ClosedError()
             self._rewriting = True
             try:
                 if not self._gate.wait_for(lambda: not self._users, timeout=ALONE_PATIENCE):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -195,7 +196,10 @@ def main(database: str) -> int:
     linger = LINGER
     with contextlib.suppress(KeyError, ValueError):
         linger = float(os.environ[LINGER_VARIABLE])
-    Keeper(folder, lock, linger).run()
+    keeper = Keeper(folder, lock, linger)
+    for number in (signal.SIGINT, signal.SIGTERM):  # what waits is written, and the file closed
+        signal.signal(number, lambda *_: keeper.stop())
+    keeper.run()
     return 0
 
 

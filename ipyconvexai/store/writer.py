@@ -21,7 +21,7 @@ from ipyconvexai import errors
 from ipyconvexai.crashpoints import passing
 from ipyconvexai.store import faults
 from ipyconvexai.store.admission import Admission
-from ipyconvexai.store.database import IDLE_CLOSE, Database
+from ipyconvexai.store.database import IDLE_CLOSE, ClosedError, Database
 from ipyconvexai.store.turn import Turn, explained
 
 __all__ = ["Alone", "Insert", "Work", "Write", "Writer"]
@@ -92,7 +92,7 @@ class Writer:
     def submit(self, job: Job) -> None:
         with self._gate:
             if self._closed:
-                raise errors.StoreError("the ledger is closed", cure="Open it again: ai.connect(path).")
+                raise ClosedError()
             self._jobs.put(job)
 
     def close(self) -> None:
@@ -160,8 +160,9 @@ class Writer:
 
     def _release_if_idle(self) -> None:
         if self._database.is_idle():
-            self._drop_cursor()  # it would keep the file open
-            self._database.close_if_idle()
+            with contextlib.suppress(Exception):  # tried again in a moment; what is wrong shows itself at the next use
+                self._drop_cursor()  # it would keep the file open
+                self._database.close_if_idle()
 
     def _drop_cursor(self) -> None:
         self._appenders = {}
@@ -184,7 +185,10 @@ class Writer:
     # ------------------------------------------------------------------------------------------ group commit
     def _commit(self, group: list[Write]) -> None:
         inserts = [insert for write in group for insert in write.inserts]
-        outcomes = self._admit_and_commit(inserts, any(write.again for write in group))
+        try:
+            outcomes = self._admit_and_commit(inserts, any(write.again for write in group))
+        except Exception as error:  # nobody foresaw it, and nobody must wait for ever
+            outcomes = [faults.translate(error, self._database.path)] * len(inserts)
         for write in group:
             write.outcome.set_result(outcomes[: len(write.inserts)])
             del outcomes[: len(write.inserts)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,15 +97,23 @@ DOORS = {
 }
 
 
-def modules() -> Iterator[tuple[str, str, ast.Module]]:
+@functools.cache
+def modules() -> list[tuple[str, str, ast.Module]]:
     """(dotted name, room, tree) of every module."""
+    found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        yield ".".join(parts), parts[0], ast.parse(path.read_text("utf-8"))
+        found.append((".".join(parts), parts[0], ast.parse(path.read_text("utf-8"))))
+    return found
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
+@functools.cache
+def imported(tree: ast.Module) -> list[str]:
     """Dotted names that a module imports, also inside functions, but for type checkers' eyes only ones."""
+    return list(_imported(tree))
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
@@ -114,7 +123,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
             assert node.level == 0, "imports are absolute here"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         else:
-            yield from imported(node)
+            yield from _imported(node)
 
 
 def room_of(name: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import ipyconvexai
+from tests.promises.promising import Tries
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -26,3 +29,23 @@ def test_names_exist():
 def test_commands_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"`?make ([a-z-]+)", README)) <= targets
+
+
+# ------------------------------------------------------------------------------------------------ promises
+def promises() -> Iterator[str]:
+    """The row that each file of promises should have in the README's table: the words and the tries are the file's."""
+    for path in sorted((ROOT / "tests" / "promises").glob("test_*.py")):
+        said = {}
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(target := node.targets[0], ast.Name):
+                said[target.id] = node.value
+        assert "PROMISE" in said, f"{path.name} does not say its promise"
+        tries = said.get("TRIES")
+        words = Tries(*map(ast.literal_eval, tries.args)).words if isinstance(tries, ast.Call) else ""
+        link = f"[{path.name}](tests/promises/{path.name})"
+        yield f"| {ast.literal_eval(said['PROMISE'])} | {words} | {link} |".replace("|  |", "| |")
+
+
+def test_each_promise_stands_in_the_table_as_it_is_tested():
+    rows = {line for line in README.splitlines() if line.startswith("|") and "(tests/promises/" in line}
+    assert rows == set(promises())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -97,23 +98,27 @@ DOORS = {
 }
 
 
+class Module(NamedTuple):
+    """A dotted name, its room, what it imports (dotted names), and what it says of itself."""
+
+    name: str
+    room: str
+    imports: list[str]
+    purpose: str | None
+
+
 @functools.cache
-def modules() -> list[tuple[str, str, ast.Module]]:
-    """(dotted name, room, tree) of every module."""
+def modules() -> list[Module]:
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found.append((".".join(parts), parts[0], ast.parse(path.read_text("utf-8"))))
+        tree = ast.parse(path.read_text("utf-8"))
+        found.append(Module(".".join(parts), parts[0], list(imported(tree)), ast.get_docstring(tree)))
     return found
 
 
-@functools.cache
-def imported(tree: ast.Module) -> list[str]:
+def imported(tree: ast.AST) -> Iterator[str]:
     """Dotted names that a module imports, also inside functions, but for type checkers' eyes only ones."""
-    return list(_imported(tree))
-
-
-def _imported(tree: ast.AST) -> Iterator[str]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
@@ -123,7 +128,7 @@ def _imported(tree: ast.AST) -> Iterator[str]:
             assert node.level == 0, "imports are absolute here"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         else:
-            yield from _imported(node)
+            yield from imported(node)
 
 
 def room_of(name: str) -> str:
@@ -133,13 +138,13 @@ def room_of(name: str) -> str:
 
 
 def test_every_room_has_a_floor():
-    assert {room for _, room, _ in modules()} <= set(FLOORS)
+    assert {module.room for module in modules()} <= set(FLOORS)
 
 
 def test_imports_point_down():
     wrong = []
-    for name, room, tree in modules():
-        for target in imported(tree):
+    for name, room, imports, _ in modules():
+        for target in imports:
             if target.partition(".")[0] != "ipyconvexai" or target == "ipyconvexai.__version__":
                 continue
             if room == "actions" and target == "ipyconvexai":  # the public names, which are found when they are used
@@ -154,9 +159,9 @@ def test_imports_point_down():
 def test_the_built_in_functions_use_the_public_layer_only():
     outside = {
         target
-        for _, room, tree in modules()
-        if room == "actions"
-        for target in imported(tree)
+        for module in modules()
+        if module.room == "actions"
+        for target in module.imports
         if not target.startswith(("ipyconvexai.actions", "__future__", "json", "re", "typing", "typing_extensions"))
     }
     assert outside == {"ipyconvexai"}
@@ -164,8 +169,8 @@ def test_the_built_in_functions_use_the_public_layer_only():
 
 def test_foreign_packages_have_one_door():
     wrong = []
-    for name, room, tree in modules():
-        for target in imported(tree):
+    for name, room, imports, _ in modules():
+        for target in imports:
             doors = DOORS.get(target.partition(".")[0])
             if doors is not None and room not in doors:
                 wrong.append(f"{name} imports {target}")
@@ -173,7 +178,7 @@ def test_foreign_packages_have_one_door():
 
 
 def test_every_module_opens_with_its_purpose():
-    assert [name for name, _, tree in modules() if not ast.get_docstring(tree)] == []
+    assert [module.name for module in modules() if not module.purpose] == []
 
 
 def test_public_names_are_complete_and_work():

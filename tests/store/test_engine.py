@@ -122,15 +122,6 @@ def test_if_new_leaves_out_what_is_there(engine: Engine):
     assert engine.read("SELECT title FROM conversations ORDER BY id") == [("old",), ("new",)]
 
 
-def test_64_threads_write_without_conflict(memory: ThreadStore):
-    threads = [threading.Thread(target=lambda: [add(memory, "x") for _ in range(20)]) for _ in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert memory.read("SELECT count(*), count(DISTINCT id) FROM conversations") == [(1280, 1280)]
-
-
 def test_what_is_closed_says_so(memory: ThreadStore):
     add(memory, "before")
     memory.close()

@@ -55,6 +55,8 @@ class Database:
         self.path = path
         self._clock = clock
         self._config = dict(CONFIG)
+        if path == MEMORY:
+            self._config["temp_directory"] = ""  # else DuckDB would put what does not fit into ./.tmp, on the disk
         self._gate = threading.Condition()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._users = 0

@@ -14,7 +14,7 @@ from ipyconvexai.store.link import KeeperStore, Store
 from tests.promises.promising import LONGEST, Figure
 from tests.store.helpers import append, row
 
-PROMISE = "64 threads record at once: no conflict, no error, no row missing; at least 500 rows a second, 99 % within 250 ms"
+PROMISE = "64 threads record at once without conflict, error or loss: at least 500 rows a second, 99 % within 250 ms"
 
 THREADS = 64
 TEXT = "x" * 2000  # of a row, about as much as a short question with its answer

@@ -47,11 +47,14 @@ class Forked:
 
 
 class Nursery:
-    """The process that they are forked off: there from the first keeper on, and no longer than this one."""
+    """The process that they are forked off: there from the first keeper on, and no longer than this one.
 
-    def __init__(self) -> None:
+    `requests`: what another process was given by its ``lend``; so its keepers are forked off the same one.
+    """
+
+    def __init__(self, requests: socket.socket | None = None) -> None:
         self._gate = threading.Lock()
-        self._requests: socket.socket | None = None
+        self._requests = requests
 
     def _begin(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -64,14 +67,19 @@ class Nursery:
             )
         return ours
 
-    def spawn(self, folder: Folder) -> Forked:
+    def lend(self) -> socket.socket:
+        """For a child of this process, as an argument: ``start._spawn = Nursery(lent).spawn``."""
         with self._gate:
             self._requests = self._requests or self._begin()
+        return self._requests
+
+    def spawn(self, folder: Folder) -> Forked:
+        requests = self.lend()
         reader, writer = os.pipe()
         log = os.open(folder.file("log"), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
         try:
             request = json.dumps([folder.database, start._environment()]).encode()
-            socket.send_fds(self._requests, [request], [writer, log])
+            socket.send_fds(requests, [request], [writer, log])
         finally:
             os.close(writer)
             os.close(log)

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +96,12 @@ def _new_file(target: Path, overwrite: bool) -> Iterator[Path]:
     real = Path(os.path.realpath(target))  # a link stays one
     part = real.with_name(f".{real.name}.{secrets.token_hex(4)}.part")
     try:
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # as private as the ledger
         yield part
-        if real.exists() and not overwrite:
-            raise _exists(target)
+        if real.exists():
+            if not overwrite:
+                raise _exists(target)
+            shutil.copymode(real, part)
         os.replace(part, real)
     except OSError as error:
         raise InputError(
@@ -154,7 +158,7 @@ def _write_jsonl(table: Any, part: Path) -> None:
 def _write_lines(part: Path, lines: Iterator[Any] | Examples) -> int:
     count = 0
     # One line each: JSON escapes line ends, and these two are line ends for some readers.
-    with open(part, "x", encoding="utf-8", newline="\n") as file:
+    with open(part, "w", encoding="utf-8", newline="\n") as file:
         for count, line in enumerate(lines, 1):  # noqa: B007 - counted
             text = json.dumps(line, ensure_ascii=False, allow_nan=False)
             text = text.encode("utf-8", "replace").decode().replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

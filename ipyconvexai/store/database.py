@@ -1,4 +1,4 @@
-"""The DuckDB file, open only while it is used. Calls duckdb, ``migrations`` and ``faults``.
+"""The DuckDB file, open only while it is used. Calls duckdb, ``migrations``, ``replay`` and ``faults``.
 
 Promises: migrated before anyone sees it; closed when nothing has used it for a moment, so that the DuckDB command line
 can open it; external access off, so that no SQL reaches files or the network; errors are of our tree; a file that is
@@ -20,7 +20,7 @@ import duckdb
 
 from ipyconvexai.crashpoints import passing
 from ipyconvexai.errors import LedgerCorruptError, LedgerReadOnlyError, StoreError
-from ipyconvexai.store import faults, rewriting
+from ipyconvexai.store import faults, replay, rewriting
 from ipyconvexai.store.migrations import migrate
 
 __all__ = ["IDLE_CLOSE", "MEMORY", "ClosedError", "Database"]
@@ -62,6 +62,8 @@ class Database:
         self.path = path
         self._clock = clock
         self._config = dict(CONFIG)
+        if path == MEMORY:
+            self._config["temp_directory"] = ""  # else DuckDB would put what does not fit into ./.tmp, on the disk
         self._gate = threading.Condition()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._users = 0
@@ -199,6 +201,7 @@ class Database:
             self._refuse_what_is_no_ledger()
             if self.path != MEMORY:
                 rewriting.remove_leftovers(self.path)
+                self._refuse_a_damaged_log()
             connection = self._connect()
             try:
                 migrate(connection, self.path)
@@ -247,6 +250,14 @@ class Database:
             raise LedgerReadOnlyError(
                 f"the ledger {self.path} cannot be written",
                 cure='Mend its permissions or choose another file: ai.connect("my.duckdb") or IPYCONVEXAI_DB.',
+            )
+
+    def _refuse_a_damaged_log(self) -> None:
+        if replay.is_damaged(self.path):
+            raise LedgerCorruptError(
+                f"the write-ahead log {self.path}.wal is damaged in the middle, and has commits behind that place",
+                cure="It was left as it is. Restore it, or keep a copy of it for a rescue and move it away: the ledger"
+                " then has what was there at its last checkpoint.",
             )
 
     def is_idle(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import fnmatch
+import functools
 import glob
 import os
 import secrets
@@ -67,7 +68,7 @@ def _connect(memory: str | None = MEMORY) -> duckdb.DuckDBPyConnection:
     """`memory`: None for DuckDB's own limit, most of the machine's."""
     config: dict[str, Any] = {
         "threads": 2,
-        "temp_directory": os.path.join(tempfile.gettempdir(), f"ipyconvexai-{os.getpid()}.tmp"),
+        "temp_directory": str(_spills(os.getpid()).folder),
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }
@@ -76,6 +77,12 @@ def _connect(memory: str | None = MEMORY) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config=config)
     connection.execute("SET enable_progress_bar = false")  # it would write into the caller's output
     return connection
+
+
+@functools.cache
+def _spills(pid: int) -> Scratch:
+    """Where DuckDB puts rows that do not fit into memory: in a folder of this process, and not where all can read."""
+    return Scratch()
 
 
 @contextlib.contextmanager

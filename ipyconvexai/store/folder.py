@@ -42,8 +42,7 @@ class Folder:
         """Make the folder and its key where they are missing; the first process to come wins, whole."""
         for last_try in (False, False, True):
             try:
-                os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-                os.makedirs(self.path, mode=0o700, exist_ok=True)
+                _make_private(self.path)
                 self._check_owner()
                 if not os.path.exists(self.file("key")):
                     self._make_key()
@@ -212,6 +211,16 @@ class Folder:
         with contextlib.suppress(OSError):
             os.rename(self.path, gone)
             shutil.rmtree(gone)
+
+
+def _make_private(folder: str) -> None:
+    """Make it where it is missing, and what is missing above it: ``os.makedirs`` leaves that to the umask."""
+    if os.path.isdir(folder):
+        return
+    if (above := os.path.dirname(folder)) != folder:
+        _make_private(above)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, mode=0o700)
 
 
 def _take(file: IO[bytes]) -> bool:

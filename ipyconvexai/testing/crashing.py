@@ -78,8 +78,11 @@ class Crash:
     def _crash(self) -> None:
         if self._how == "exception":
             raise Crashed(f"crash_at({self._point!r})")
-        signals = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT, "stop": signal.SIGSTOP}
-        os.kill(os.getpid(), signals[self._how])
+        if self._how == "stop":
+            # Sent to the process, it might reach this thread only after some more steps.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+            return
+        os.kill(os.getpid(), signal.SIGKILL if self._how == "kill" else signal.SIGINT)
 
     def end(self) -> None:
         """No more crashes. The last one that was set ends first."""

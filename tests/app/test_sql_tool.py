@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -82,63 +81,27 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+# All that is tried elsewhere, too, is in tests/promises/test_users_sql.py.
 ATTACKS = """
 SELECT * FROM read_csv('{file}')
-SELECT * FROM '{file}'
-FROM 'secret.csv'
-SELECT * FROM read_text('{file}')
-SELECT * FROM read_blob('{file}')
-SELECT * FROM read_json('{file}')
-SELECT * FROM read_parquet('{file}')
-SELECT * FROM parquet_metadata('{file}')
-SELECT * FROM read_duckdb('{ledger}')
-SELECT * FROM sniff_csv('{file}')
-SELECT * FROM glob('{folder}/*')
-SELECT * FROM query('FROM read_csv(''{file}'')')
-SELECT * FROM query('COPY sales TO ''{folder}/out.csv''')
-SELECT * FROM json_execute_serialized_sql(json_serialize_sql('FROM read_csv(''{file}'')'))
-SELECT getenv('OPENAI_API_KEY')
 SELECT * FROM read_csv('http://127.0.0.1:{port}/x')
-SELECT * FROM read_csv('s3://bucket/x')
+COPY sales TO '{folder}/out.csv'
 SELECT * FROM duckdb_secrets()
 SELECT * FROM messages
 SELECT * FROM SALES_OF_PYTHON
-SELECT * FROM connection
-SELECT * FROM arrow_scan(1, 2, 3)
-SELECT * FROM python_map_function((SELECT 1), 2)
-COPY sales TO '{folder}/out.csv'
-COPY (SELECT 1) TO '{folder}/out.csv'
-EXPORT DATABASE '{folder}/out'
-ATTACH '{ledger}' AS ledger
-ATTACH '{folder}/out.duckdb' AS x
-INSTALL httpfs
-LOAD httpfs
-SET enable_external_access = true
-RESET lock_configuration
-PRAGMA enable_external_access
-CALL pragma_version()
-CREATE TABLE x AS SELECT 1
-INSERT INTO sales VALUES ('x', 1)
-DELETE FROM sales
-WITH x AS (INSERT INTO sales VALUES ('x', 1) RETURNING *) SELECT * FROM x
-DROP VIEW sales
-BEGIN
 EXPLAIN ANALYZE SELECT 1
 SELECT $1
-SELECT (
-SELECT 1;; COPY sales TO '{folder}/out.csv'
 SELECT list(range) FROM range(10000000000)
 """.strip().splitlines()
 
 SALES_OF_PYTHON = SALES
 
 
-@pytest.mark.parametrize("attack", [*ATTACKS, "", "-- nothing"])
+@pytest.mark.parametrize("attack", [*ATTACKS, ""])
 def test_nothing_else_is_reached(sales: Tool, endpoint: Endpoint, file: Path, attack: str):
     port = endpoint.url.split(":")[2].split("/")[0]
-    ledger = os.environ["IPYCONVEXAI_DB"]
     with pytest.raises(errors.QueryError) as refused:
-        ask(sales, attack.format(file=file, folder=file.parent, ledger=ledger, port=port))
+        ask(sales, attack.format(file=file, folder=file.parent, port=port))
     assert SECRET not in str(refused.value)
     assert [path.name for path in file.parent.iterdir()] == ["secret.csv"], "nothing was written"
     assert endpoint.count == 0

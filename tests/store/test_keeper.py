@@ -163,25 +163,6 @@ def test_another_protocol_version_is_named(store: KeeperStore, ledger: str, monk
         KeeperStore(ledger).read("SELECT 1")
 
 
-def test_files_are_private_under_umask_zero(ledger: str):
-    use = """
-os.umask(0)
-store = open_store(sys.argv[1])
-add(store, 'private')
-print('ready', flush=True)
-sys.stdin.read()
-store.close()
-"""
-    process = child(use, ledger)
-    line_of(process)
-    parent = Path(ledger).parent
-    files = [path for path in parent.rglob("*") if path.is_file()]
-    assert {path.name for path in files} >= {"ledger.duckdb", "ledger.duckdb.wal", "key", "log", "address", "lock"}
-    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (parent, parent / "ledger.duckdb.keeper")} == {0o700}
-    finish(process)
-
-
 def test_the_keeper_knows_no_key_of_a_provider(store: KeeperStore, ledger: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-and-never-to-be-seen")
     add(store, "one")

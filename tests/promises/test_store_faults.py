@@ -200,69 +200,6 @@ def test_a_damaged_header_is_reported(file: Path, place: int):
     check_refused(file, LedgerCorruptError)
 
 
-def flip_one_bit(file: Path, seed: int) -> None:
-    """Either the data is right, or there is a clear error; never a wrong row, and never a new empty ledger."""
-    data = bytearray(file.read_bytes())
-    good = bytes(data)
-    place = random.Random(seed).randrange(len(data))
-    data[place] ^= 1 << (seed % 8)
-    file.write_bytes(data)
-    engine = Engine(str(file))
-    try:
-        rows = engine.read("SELECT title FROM conversations ORDER BY id")
-    except LedgerCorruptError:
-        assert file.read_bytes() == data
-    else:
-        assert rows == [(f"row {n} " * 50,) for n in range(200)]
-    engine.close()
-    file.write_bytes(good)
-
-
-def test_flipped_bits_never_give_wrong_rows(file: Path):
-    for seed in range(50):
-        flip_one_bit(file, seed)
-
-
-@pytest.mark.long
-def test_more_flipped_bits_never_give_wrong_rows(file: Path):
-    for seed in range(50, 250):
-        flip_one_bit(file, seed)
-
-
-def torn_log(tmp_path: Path, cuts: int) -> None:
-    """A write-ahead log cut anywhere gives a prefix of the commits."""
-    write = """
-from ipyconvexai.store.engine import Engine
-from ipyconvexai.store.writer import Insert
-engine = Engine(sys.argv[1])
-for number in range(40): assert engine.write([Insert('conversations', COLUMNS, [row(str(number))])]).result() == [None]
-print('written', flush=True)
-sys.stdin.read()
-"""
-    path = tmp_path / "torn.duckdb"
-    process = child(write, path)
-    assert line_of(process) == "written"
-    kill([process])
-    log = Path(f"{path}.wal").read_bytes()
-    for seed in range(cuts):
-        copy = tmp_path / f"copy-{seed}.duckdb"
-        shutil.copy(path, copy)
-        Path(f"{copy}.wal").write_bytes(log[: random.Random(seed).randrange(len(log))])
-        engine = Engine(str(copy))
-        rows = [int(title) for (title,) in engine.read("SELECT title FROM conversations ORDER BY id")]
-        assert rows == list(range(len(rows)))
-        engine.close()
-
-
-def test_a_torn_log_gives_a_prefix(tmp_path: Path):
-    torn_log(tmp_path, 50)
-
-
-@pytest.mark.long
-def test_a_torn_log_gives_a_prefix_many_times(tmp_path: Path):
-    torn_log(tmp_path, 200)
-
-
 # ---------------------------------------------------------------------------------------------- not for us
 def test_a_newer_schema_is_refused(file: Path):
     with duckdb.connect(str(file)) as connection:

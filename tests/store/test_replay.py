@@ -1,0 +1,61 @@
+"""Which write-ahead logs are called damaged; that flipped bits are is tried in tests/promises/test_flipped_bits.py."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from ipyconvexai.store import replay
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    """A file with a log of ten commits, as a killed process leaves it."""
+    open_one, left = tmp_path / "open.duckdb", tmp_path / "left.duckdb"
+    with duckdb.connect(str(open_one)) as connection:
+        connection.execute("CREATE TABLE a (b VARCHAR)")
+        for number in range(9):
+            connection.execute("INSERT INTO a VALUES (?)", [str(number) * 100])
+        for end in ("", ".wal"):
+            shutil.copy(f"{open_one}{end}", f"{left}{end}")
+    return left
+
+
+def change(ledger: Path, place: int) -> None:
+    log = Path(f"{ledger}.wal")
+    data = bytearray(log.read_bytes())
+    data[place] ^= 0x80
+    log.write_bytes(data)
+
+
+def test_a_whole_log_a_torn_one_an_empty_one_and_none_are_not(ledger: Path):
+    log = Path(f"{ledger}.wal")
+    whole = log.read_bytes()
+    for size in (len(whole), len(whole) - 1, len(whole) - 30, 39, 20, 0):
+        log.write_bytes(whole[:size])
+        assert not replay.is_damaged(str(ledger)), size
+    log.unlink()
+    assert not replay.is_damaged(str(ledger))
+
+
+@pytest.mark.parametrize("place", [0, 3, 8, -30], ids=["kind", "version", "identifier", "length of an entry"])
+def test_one_with_commits_behind_an_end_is(ledger: Path, place: int):
+    log = Path(f"{ledger}.wal").read_bytes()
+    change(ledger, log.rindex(replay._COMMIT, 0, -1) - 3 if place < 0 else place)
+    assert replay.is_damaged(str(ledger))
+
+
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [("_HEADER", re.compile(b"of another version")), ("_COMMIT", b"another end of a commit")],
+)
+def test_those_of_a_duckdb_that_writes_them_in_another_way_are_left_to_it(
+    ledger: Path, what: str, other: object, monkeypatch: pytest.MonkeyPatch
+):
+    change(ledger, 0)
+    monkeypatch.setattr(replay, what, other)
+    assert not replay.is_damaged(str(ledger))

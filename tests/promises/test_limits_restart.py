@@ -32,7 +32,8 @@ from tests.store.test_admission import Limits, admitted
 PROMISE = "a limit survives a keeper that is killed at a full window, restarts, and clocks set an hour on or back"
 
 HOUR = 3600.0
-MOST, PER = 5, 1.5  # requests in seconds
+MOST, PER = 5, 2.0  # requests in seconds
+ATTEMPTS = 5  # on a machine that is busy otherwise
 NOON = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC).timestamp()
 
 
@@ -103,8 +104,9 @@ def call(client: Any, count: int) -> None:
         thread.join()
 
 
-def most_after(happens: str, jump: float, folder: Path, machine: Machine) -> int:
-    """The most calls in one window of the provider's, where this happens while a window is filled."""
+def most_after(happens: str, jump: float, folder: Path, machine: Machine) -> int | None:
+    """The most calls in one window of the provider's, where this happens while a window is filled; None: this took so
+    long that the window is over."""
     with Endpoint() as endpoint, ai.connect(folder / "ledger.duckdb") as app:
         client = ai.OpenAI(base_url=endpoint.url, api_key="sk-test-key-that-is-long-enough", max_retries=0)
         app.limit("rate", requests=MOST, per=PER)
@@ -118,6 +120,9 @@ def most_after(happens: str, jump: float, folder: Path, machine: Machine) -> int
                 machine.kill_keeper()
             elif word == "set":  # everything is counted anew
                 app.limit("other", requests=1000)
+        app.limits()  # the keeper is there
+        if time.time() - endpoint.calls[0].time > 0.9 * PER:
+            return None
         begun = time.monotonic()
         call(client, MOST)
         assert time.monotonic() - begun < 20, "a clock that was set is not waited for"
@@ -134,15 +139,20 @@ HAPPENS = [
 def test_a_full_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Figure):
     found = {}
     for number, (happens, jump) in enumerate(HAPPENS):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        machine = Machine(folder, monkeypatch)
-        try:
-            found[happens, jump] = most_after(happens, jump, folder, machine)
-        finally:
-            machine.stop()
-    figure(f"at most {max(found.values())} of {MOST} in any window", f"{len(found)} ways of kills and jumps")
+        for attempt in range(ATTEMPTS):
+            folder = tmp_path / f"{number}.{attempt}"
+            folder.mkdir()
+            machine = Machine(folder, monkeypatch)
+            try:
+                most = most_after(happens, jump, folder, machine)
+            finally:
+                machine.stop()
+            if most is not None:
+                found[happens, jump] = most
+                break
     assert {way: most for way, most in found.items() if most > MOST} == {}
+    assert len(found) == len(HAPPENS), f"of the others the machine was too slow: {found}"
+    figure(f"at most {max(found.values())} of {MOST} in any window", f"{len(found)} ways of kills and jumps")
 
 
 # ---------------------------------------------------------------------------------------------- a clock that is given

@@ -123,19 +123,18 @@ class Gate:
         return any(m.window in ("aligned", "batch") for d in self._definitions for m in d.measures)
 
     # ------------------------------------------------------------------------------------------ the state
-    def define(self, definitions: Iterable[Definition], past: Iterable[Past], now: float) -> None:
-        """Other definitions; what is used of them is told by `past`, oldest first."""
+    def define(self, definitions: Iterable[Definition], past: Iterable[Past], now: float, behind: float = 0.0) -> None:
+        """Other definitions; what is used of them is told by `past`, oldest first.
+
+        `behind`: seconds by which what is past may be dated too early. Sliding windows take it for as late as it may
+        be; an hour or a day is that of the date.
+        """
         self._definitions = tuple(definitions)
         self._counters, self._held, self._queued = {}, {}, {}
         for one in past:
-            self._restore(one, now)
+            self._restore(one, now, behind)
 
-    def _restore(self, past: Past, now: float) -> None:
-        at, slack = min(past.at, now), 0.0  # the clock may have been set back since
-        if past.until is not None:  # nobody knows how much slack it had: it reached the provider before its end
-            slack = max(0.0, past.until - at)
-        elif now - at < STILL_TO_BE_SENT:
-            at = now
+    def _restore(self, past: Past, now: float, behind: float) -> None:
         held = _Held([])
         for definition in self._definitions:
             if not definition.concerns(past.call):
@@ -146,10 +145,11 @@ class Gate:
                 counter = self._counter(definition, measure, past.call)
                 counter.expire(now)
                 amount = {"requests": past.count, "tokens": past.tokens, "usd": past.usd, "concurrency": 1}
+                at, slack, until = _instants(past, now, behind if measure.window == "sliding" else 0.0)
                 entry = counter.take(amount[measure.what], at, slack)
                 held.takes.append((counter, entry))
-                if past.until is not None:
-                    counter.settle(entry, None, min(past.until, now))
+                if until is not None:
+                    counter.settle(entry, None, min(until, now))
         if past.until is None and held.takes:
             self._held[past.call.request_id] = held
 
@@ -311,6 +311,15 @@ class Gate:
             None if free is None else max(0.0, free),
             "",
         )
+
+
+def _instants(past: Past, now: float, behind: float) -> tuple[float, float, float | None]:
+    """When it was admitted, the slack it had, and when it ended."""
+    at = min(past.at + behind, now)  # the clock may have been set back since
+    if past.until is None:
+        return (now if now - at < STILL_TO_BE_SENT else at), 0.0, None
+    until = past.until + behind
+    return at, max(0.0, until - at), until  # nobody knows how much slack it had: it reached the provider before its end
 
 
 def _scope(where: Where) -> str:

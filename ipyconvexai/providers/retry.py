@@ -35,10 +35,10 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
             continue
         return max(0.0, seconds) if math.isfinite(seconds) else None
     try:
-        moment = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-    except (TypeError, ValueError):
+        moment = email.utils.parsedate_to_datetime(headers.get("retry-after", "")).timestamp()
+    except (TypeError, ValueError, OverflowError):  # the year 10 ** 30
         return None
-    return max(0.0, moment.timestamp() - now())
+    return max(0.0, moment - now())
 
 
 def pause_before_retry(

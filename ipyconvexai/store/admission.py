@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import collections
 import datetime
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -24,9 +23,10 @@ from ipyconvexai.limits.counters import BATCH_MEMORY, slack_of
 from ipyconvexai.limits.definitions import Asked, Definition
 from ipyconvexai.limits.gate import Admitted, Gate, Past, Refused, usd_units
 from ipyconvexai.store import faults
+from ipyconvexai.store.clock import SteadyClock
 from ipyconvexai.store.database import Database
 
-__all__ = ["Admission", "steady_clock"]
+__all__ = ["Admission"]
 
 DAY = 86400.0
 MOST_EARLY = 1000
@@ -43,20 +43,10 @@ class _Insert(Protocol):
     def note(self) -> Any: ...
 
 
-def steady_clock() -> Callable[[], float]:
-    """Seconds since the epoch that do not jump when somebody sets the clock, and go on while the machine sleeps."""
-    source = getattr(time, "CLOCK_BOOTTIME", None)
-    if source is None:
-        offset = time.time() - time.monotonic()
-        return lambda: offset + time.monotonic()
-    offset = time.time() - time.clock_gettime(source)
-    return lambda: offset + time.clock_gettime(source)
-
-
 class Admission:
     def __init__(self, database: Database, clock: Callable[[], float] | None = None) -> None:
         self._database = database
-        self._clock = clock or steady_clock()
+        self._clock = clock or SteadyClock()
         self._gate = Gate()
         self._stale = True  # the definitions may have changed
         self._known: list[tuple[str, str]] = []  # names and definitions as they were read
@@ -193,11 +183,13 @@ class Admission:
         now = self._clock()
         self._gate.define(definitions, (), now)
         if definitions:
-            self._gate.define(definitions, self._past(cursor, now), now)
+            # Rows are dated by the machine's clock, and somebody may have set it.
+            behind = self._clock.behind() if isinstance(self._clock, SteadyClock) else 0.0
+            self._gate.define(definitions, self._past(cursor, now, behind), now, behind)
 
-    def _past(self, cursor: duckdb.DuckDBPyConnection, now: float) -> Iterator[Past]:
+    def _past(self, cursor: duckdb.DuckDBPyConnection, now: float, behind: float) -> Iterator[Past]:
         window = self._gate.longest_window
-        single = now - window - 2 * slack_of(window)  # from here on call by call
+        single = now - window - 2 * slack_of(window) - behind  # from here on call by call
         if self._gate.needs_sums:
             sums = cursor.execute(_SUMS, [_instant(now - BATCH_MEMORY), _instant(single)]).fetchall()
             for provider, model, user, batch, batched, at, tokens, usd, count in sums:

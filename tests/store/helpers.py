@@ -17,8 +17,7 @@ import psutil
 
 from ipyconvexai.errors import Error
 from ipyconvexai.ids import new_id
-from ipyconvexai.store.admission import steady_clock
-from ipyconvexai.store.clock import utc_now
+from ipyconvexai.store.clock import SteadyClock, utc_now
 from ipyconvexai.store.link import Store
 
 COLUMNS = ("id", "created_at", "title")
@@ -59,7 +58,7 @@ def titles(store: Store) -> list[str]:
 
 def clock_from(*date: int) -> Callable[[], float]:
     """A clock for limits that goes on from this moment in UTC, so that no hour or day ends in the middle of a test."""
-    begun, clock = datetime.datetime(*date, tzinfo=datetime.UTC).timestamp(), steady_clock()  # type: ignore[misc, arg-type]
+    begun, clock = datetime.datetime(*date, tzinfo=datetime.UTC).timestamp(), SteadyClock()  # type: ignore[misc, arg-type]
     offset = begun - clock()
     return lambda: offset + clock()
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, Protocol
 
 from ipyconvexai import guard
-from ipyconvexai.errors import Error, InputError, KeeperUnavailableError, StoreError, TransactionError
+from ipyconvexai.errors import Error, InputError, KeeperUnavailableError, StoreError, TransactionError, draws_as
 from ipyconvexai.ids import new_id
 from ipyconvexai.store.folder import Folder
 from ipyconvexai.store.pipe import Pipe, Receipt
@@ -316,6 +316,9 @@ class KeeperStore:
             except LOST:  # the keeper went away: ask the next one; a repeated write goes by row id
                 again = (True,) if repeatable else ()
                 self._drop_idle_lines()
+            except KeyboardInterrupt as interrupt:
+                draws_as(interrupt, "the question to the ledger was stopped.")
+                raise
         raise _given_up()
 
     @contextlib.contextmanager

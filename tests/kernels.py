@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,7 @@ class Result:
 
 
 class Kernel:
-    """Runs cells; a cell may be begun, watched and interrupted."""
+    """Runs cells, once it is `ready`; a cell may be begun, watched and interrupted."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._manager = KernelManager(kernel_spec_manager=ThisPython())
@@ -61,7 +62,11 @@ class Kernel:
         assert isinstance(client, BlockingKernelClient)
         self._client = client
         self._client.start_channels()
+
+    def ready(self) -> Kernel:
+        """When it hears what is said to it."""
         self._client.wait_for_ready(timeout=PATIENCE)
+        return self
 
     def begin(self, code: str, *, cell_id: str | None = None) -> str:
         """Send a cell as JupyterLab does; gives the request's id."""
@@ -139,18 +144,22 @@ class Kernel:
                 return printed
             time.sleep(0.02)
 
+    def kill(self) -> None:
+        """SIGKILL; it does not come back."""
+        self._manager.signal_kernel(signal.SIGKILL)
+
     def close(self) -> None:
         self._client.stop_channels()
-        self._manager.shutdown_kernel(now=False)
+        self._manager.shutdown_kernel(now=not self._manager.is_alive())
         self._manager.cleanup_resources()
 
 
-def environment_for(endpoint: Endpoint, ledger: Path) -> dict[str, str]:
-    """The tests' environment, with one provider in it, a ledger of its own, and this package."""
+def environment_for(endpoint: Endpoint | str, ledger: Path) -> dict[str, str]:
+    """The tests' environment, with one provider in it (or its address), a ledger of its own, and this package."""
     own = ("IPYCONVEXAI_", "OPENAI_", "JPY_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(own) and "API_KEY" not in name}
     return clean | {
-        "OPENAI_BASE_URL": endpoint.url,
+        "OPENAI_BASE_URL": endpoint if isinstance(endpoint, str) else endpoint.url,
         "OPENAI_API_KEY": KEY,
         "IPYCONVEXAI_MODEL": "openai:gpt-4o-mini",
         "IPYCONVEXAI_DB": str(ledger),

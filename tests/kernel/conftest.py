@@ -19,7 +19,7 @@ def endpoint() -> Iterator[Scripted]:
 
 @pytest.fixture(scope="module")
 def kernel(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    kernel = Kernel(environment_for(endpoint, tmp_path_factory.mktemp("kernel") / "ledger.duckdb"))
+    kernel = Kernel(environment_for(endpoint, tmp_path_factory.mktemp("kernel") / "ledger.duckdb")).ready()
     assert kernel.run("%load_ext ipyconvexai\nimport ipyconvexai as ai").status == "ok"
     yield kernel
     kernel.close()

@@ -44,7 +44,7 @@ CELLS = {
     "ai.generate": "ai.generate('{n} generate')",
     "ai.stream": "for piece in ai.stream('{n} stream'): pass",
     "%%ai": "%%ai\n{n} magic",
-    "ai.summarize": "ai.summarize(pd.DataFrame({{'text': [f'{n} row {{k}}' for k in range(40)]}}), 'text')",
+    "ai.summarize": "ai.summarize(pd.DataFrame({{'text': [f'{n} row {{k}}' for k in range(200)]}}), 'text')",
     "ai.run of an action": "ai.run(asks, text='{n} action')",
     "ai.run of a query": "ai.run(counted)",
     "ai.run of a mutation": "ai.run(computes)",
@@ -76,7 +76,7 @@ def endpoint() -> Iterator[Endpoint]:
 def kernel(endpoint: Endpoint, tmp_path: Path) -> Iterator[Kernel]:
     kernel = Kernel(environment_for(endpoint, tmp_path / "ledger.duckdb"))
     try:
-        assert kernel.run(BEFORE).status == "ok"
+        assert kernel.ready().run(BEFORE).status == "ok"
         # Once unharmed: the SDK is imported at its first use, and there CPython may drop a KeyboardInterrupt
         # ("Exception ignored in", where a weak reference's callback runs), whoever imports it.
         for first in ("ai.generate('afterwards')", "ai.OpenAI().responses.create(model='m', input='afterwards')"):

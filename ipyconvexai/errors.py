@@ -179,8 +179,17 @@ _MAGIC = "get_ipython().run_"  # what IPython makes of a magic: no line of the u
 
 
 def draws_as(interrupt: KeyboardInterrupt, line: str) -> None:
-    """Have IPython show `interrupt` as one line and no stack: it names a class and its own frames else."""
-    interrupt._render_traceback_ = lambda: [f"KeyboardInterrupt: {line}"]  # type: ignore[attr-defined] # IPython's protocol
+    """Have IPython show `interrupt` as one line and that of the user's code: it names a class and its own frames else,
+    and to draw those takes it a tenth of a second, or some seconds where they are in the SDK.
+
+    Who catches it further out may have it drawn as something else.
+    """
+
+    def drawn() -> list[str]:
+        place = users_line(interrupt.__traceback__)
+        return [f"KeyboardInterrupt: {line}", *([f"  at {place}"] if place else [])]
+
+    interrupt._render_traceback_ = drawn  # type: ignore[attr-defined] # IPython's protocol
 
 
 def users_line(tb: TracebackType | None) -> str:

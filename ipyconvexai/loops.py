@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from ipyconvexai.errors import CanceledError, ConfigurationError, DeadlockError
+from ipyconvexai.errors import CanceledError, ConfigurationError, DeadlockError, draws_as
 
 __all__ = ["BackgroundLoop", "call_in_child", "keep_for_ever"]
 
@@ -147,7 +147,8 @@ class BackgroundLoop:
         try:
             self._soon(errand.start)
             return _wait(errand.outcome, tick)
-        except KeyboardInterrupt:  # anywhere in here, also before the loop has heard of it
+        except KeyboardInterrupt as interrupt:  # anywhere in here, also before the loop has heard of it
+            draws_as(interrupt, "the call was stopped.")
             if on_interrupt is not None:
                 on_interrupt()
             self._soon(errand.cancel)

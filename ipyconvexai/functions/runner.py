@@ -34,6 +34,7 @@ from ipyconvexai.errors import (
     QueryError,
     StoreError,
     TransactionError,
+    draws_as,
 )
 from ipyconvexai.functions.contexts import ActionContext, MutationContext, QueryContext, SyncActionContext
 from ipyconvexai.functions.rate_limits import RateLimit
@@ -114,7 +115,8 @@ class _Work(Generic[T]):
     def result(self) -> T:
         try:
             return self.outcome.result()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            draws_as(interrupt, f"{self._function.name} was stopped.")
             self.stop(KeyboardInterrupt)
             raise
 

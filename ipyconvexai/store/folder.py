@@ -1,8 +1,9 @@
 """The private folder beside a ledger file: key, locks, the keeper's address, its log, how the clock was
 set, a lock file per client process.
 
-Runs on both sides; standard library, ``errors`` and ``wire`` only. Promises: everything in it belongs to the user alone
-(0700), a lock ends with the process that held it however that ended, and the folder goes with the last process.
+Runs on both sides; standard library, ``errors``, ``versions`` and ``wire`` only. Promises: everything in it belongs to
+the user alone (0700), a lock ends with the process that held it however that ended, and the folder goes with the last
+process.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
-from ipyconvexai.errors import DiskFullError, KeeperUnavailableError, LedgerReadOnlyError, StoreError
-from ipyconvexai.store.wire import LOST, PROTOCOL, dial
+from ipyconvexai.errors import DiskFullError, LedgerReadOnlyError, StoreError
+from ipyconvexai.store.versions import OtherVersionError, common, is_ours
+from ipyconvexai.store.wire import LOST, dial
 
 __all__ = ["SOCKET_FOLDER", "Folder"]
 
 SOCKET_FOLDER = "ipyconvexai-"  # prefix; socket paths are limited to 108 characters, so they live in the temp folder
+_LONGEST_NAME = 300  # bytes
 _NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -124,8 +127,25 @@ class Folder:
             self._held.pop().close()
 
     def session_lock(self, session: str) -> IO[bytes] | None:
-        """The process lives as long as it holds this lock; None in the moment in which a keeper looks at it."""
-        return self.lock(f"session-{session}")
+        """The process lives as long as it holds this lock; None in the moment in which a keeper looks at it.
+
+        What it is called is in the file, for those who cannot use the ledger because of it.
+        """
+        file = self.lock(f"session-{session}")
+        if file is not None:
+            with contextlib.suppress(OSError):  # the disk is full, say
+                file.write(_own_name().encode("utf-8", "replace"))
+        return file
+
+    def users(self, but: str | None = None) -> list[str]:
+        """The living client processes in words, without those of the session `but`."""
+        return [self._name_of(session) for session in self.sessions() if session != but and self.is_alive(session)]
+
+    def _name_of(self, session: str) -> str:
+        with contextlib.suppress(OSError), open(self.file(f"session-{session}"), "rb") as file:
+            if name := file.read(_LONGEST_NAME).decode("utf-8", "replace"):
+                return name
+        return "a process"
 
     def sessions(self) -> list[str]:
         """Ids of the client processes that left a lock file here, dead or alive."""
@@ -151,7 +171,9 @@ class Folder:
     def announce(self, address: str, version: str) -> None:
         """Publish where the keeper listens, in one step. Only for the holder of "lock"."""
         self.remove_socket()
-        facts = {"protocol": PROTOCOL, "version": version, "pid": os.getpid(), "address": address}
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.file("end"))  # it was meant for the one before
+        facts = {**common(), "version": version, "pid": os.getpid(), "address": address}
         with open(self.file("address.new"), "w") as file:
             json.dump(facts, file)
         os.replace(self.file("address.new"), self.file("address"))
@@ -178,19 +200,27 @@ class Folder:
         """A connection to the keeper, or None when nobody is there.
 
         Raises:
-            KeeperUnavailableError: it says nothing for `patience` seconds, or speaks another version of the protocol.
+            KeeperUnavailableError: it says nothing for `patience` seconds.
+            OtherVersionError: it is of another version, with which this one cannot share it.
         """
         try:
             facts = self._announced()
-            if facts["protocol"] == PROTOCOL:
+            if is_ours(facts):
                 return dial(facts["address"], self.key(), patience)
         except (*LOST, ValueError, KeyError, AuthenticationError):
             return None
-        raise KeeperUnavailableError(
-            f"the ledger is held by process {facts['pid']} of ipyconvexai {facts.get('version')}, which speaks another"
-            " version of the protocol",
-            cure="Close the notebooks that use the other version and wait 10 s, or use one version everywhere.",
-        )
+        if (lock := self.lock("lock")) is not None:
+            self.unlock(lock)  # that keeper was killed
+            return None
+        raise OtherVersionError(facts, self.users())
+
+    def ask_to_end(self) -> None:
+        """Have the keeper, of whatever version, end as soon as nobody uses it; else it lingers a while."""
+        with contextlib.suppress(OSError):
+            open(self.file("end"), "ab").close()
+
+    def is_asked_to_end(self) -> bool:
+        return os.path.exists(self.file("end"))
 
     # ------------------------------------------------------------------------------------------ the end
     def remove_socket(self) -> None:
@@ -222,6 +252,11 @@ def _make_private(folder: str) -> None:
         _make_private(above)
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, mode=0o700)
+
+
+def _own_name() -> str:
+    notebook = os.path.basename(os.environ.get("JPY_SESSION_NAME", ""))
+    return f"process {os.getpid()}" + (f" ({notebook})" if notebook else "")
 
 
 def _take(file: IO[bytes]) -> bool:

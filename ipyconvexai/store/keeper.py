@@ -84,6 +84,8 @@ class Keeper:
         with self._gate:
             if self._visits:
                 self._last_seen = time.monotonic()
+            elif self._folder.is_asked_to_end():
+                return True  # by a client of another version
             waited = time.monotonic() - self._last_seen > self._linger
         # A dead client's lock file goes when its calls are judged.
         return waited and not self._folder.sessions()

@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, Protocol
 
 from ipyconvexai import guard
-from ipyconvexai.errors import Error, InputError, KeeperUnavailableError, StoreError, TransactionError
+from ipyconvexai.errors import Error, InputError, KeeperUnavailableError, StoreError, TransactionError, draws_as
 from ipyconvexai.ids import new_id
 from ipyconvexai.store.folder import Folder
 from ipyconvexai.store.pipe import Pipe, Receipt
 from ipyconvexai.store.purging import Criteria, Kind
 from ipyconvexai.store.start import Host, start_keeper
 from ipyconvexai.store.transaction import Execute, Pause, Reads, Rows, Snapshot, Statement, Transaction
+from ipyconvexai.store.versions import OtherVersionError
 from ipyconvexai.store.wire import LOST, PATIENCE, Line, wait_until
 
 __all__ = ["Execute", "KeeperStore", "Reads", "Store", "open_store"]
@@ -283,7 +284,9 @@ class KeeperStore:
         if self._host is not None:
             return f"held by a thread of this process, {os.getpid()}"
         pid = self._folder.keeper_pid()
-        return "held by nobody at the moment" if pid is None else f"held by its keeper, process {pid}"
+        if pid is None:
+            return "held by nobody at the moment"
+        return f"held by its keeper, process {pid}, for {', '.join(sorted(self._folder.users())) or 'nobody'}"
 
     def close(self) -> None:
         """Write what waits, then leave. The keeper ends by itself when nobody is left."""
@@ -316,6 +319,9 @@ class KeeperStore:
             except LOST:  # the keeper went away: ask the next one; a repeated write goes by row id
                 again = (True,) if repeatable else ()
                 self._drop_idle_lines()
+            except KeyboardInterrupt as interrupt:
+                draws_as(interrupt, "the question to the ledger was stopped.")
+                raise
         raise _given_up()
 
     @contextlib.contextmanager
@@ -343,10 +349,15 @@ class KeeperStore:
         deadline = time.monotonic() + START_PATIENCE
         while True:
             self._folder.prepare()
-            if (line := self._greet(deadline)) is not None:
-                return line
-            with self._starting:
-                self._host = start_keeper(self._folder, deadline, self._patience) or self._host
+            try:
+                if (line := self._greet(deadline)) is not None:
+                    return line
+                with self._starting:
+                    self._host = start_keeper(self._folder, deadline, self._patience) or self._host
+            except OtherVersionError:
+                if self._folder.users(but=self.session_id) or time.monotonic() >= deadline:
+                    raise
+                self._folder.ask_to_end()
             if not wait_until(deadline):
                 raise KeeperUnavailableError(
                     f"the process that holds the ledger {self.path} does not start",

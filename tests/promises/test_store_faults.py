@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import shutil
 import struct
 import subprocess
 import sys
@@ -34,7 +32,7 @@ from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.link import KeeperStore, open_store
 from ipyconvexai.store.transaction import Statement
 from ipyconvexai.store.writer import Insert
-from tests.store.helpers import COLUMNS, ROOT, add, append, child, finish, kill, line_of, row, titles, wait_for
+from tests.store.helpers import COLUMNS, ROOT, add, append, child, finish, line_of, row, titles, wait_for
 
 FOREIGN = """
 import duckdb, sys

@@ -21,14 +21,11 @@ from ipyconvexai.store.keeper import Keeper
 from ipyconvexai.store.link import KeeperStore
 from tests.store.helpers import (
     add,
-    append,
     child,
     finish,
     keepers_of,
     kill_keeper,
     line_of,
-    row,
-    stop_keeper,
     titles,
     wait_for,
 )
@@ -84,30 +81,6 @@ def test_keeper_whose_folder_was_removed_makes_room_for_another(store: KeeperSto
     Path(f"{ledger}.removed").rmdir()
 
 
-# ---------------------------------------------------------------------------------------------- a stopped keeper
-def test_stopped_keeper_is_reported_within_the_time_limit(open_ledger, ledger: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(wire, "SEND_LIMIT", 1.0)
-    known, fresh = open_ledger(patience=0.5), open_ledger(patience=0.5)
-    add(known, "before")
-    keeper = stop_keeper(ledger)
-    try:
-        begun = time.monotonic()
-        with pytest.raises(KeeperUnavailableError, match="said nothing"):
-            known.read("SELECT 1")  # on a line that is open
-        with pytest.raises(KeeperUnavailableError, match="said nothing"):
-            fresh.read("SELECT 1")  # the handshake
-        with pytest.raises(KeeperUnavailableError, match="said nothing"):
-            append(known, row("x" * 5_000_000)).result(20)  # more than the socket takes
-        with pytest.raises(KeeperUnavailableError), known.transaction() as execute:
-            execute("SELECT 1")
-        assert time.monotonic() - begun < 15
-    finally:
-        os.kill(keeper, signal.SIGCONT)
-    add(known, "after")
-    assert [title for title in titles(fresh) if title in ("before", "after")] == ["before", "after"]
-    assert keepers_of(ledger) == [keeper]
-
-
 def test_a_long_query_is_not_taken_for_silence(open_ledger):
     store = open_ledger(patience=1.6)
     rows, seconds = 10_000, 0.0
@@ -154,13 +127,6 @@ def test_code_in_a_message_is_refused_and_nothing_else_is_lost(store: KeeperStor
     assert wire.unpack(connection.recv_bytes()) == (True, [(42,)])
     connection.close()
     assert not (tmp_path / "escaped").exists()
-
-
-def test_another_protocol_version_is_named(store: KeeperStore, ledger: str, monkeypatch: pytest.MonkeyPatch):
-    add(store, "before")
-    monkeypatch.setattr("ipyconvexai.store.folder.PROTOCOL", 999)
-    with pytest.raises(KeeperUnavailableError, match="another version of the protocol"):
-        KeeperStore(ledger).read("SELECT 1")
 
 
 def test_the_keeper_knows_no_key_of_a_provider(store: KeeperStore, ledger: str, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,135 @@
+"""Ctrl-C at random moments of whatever a cell may wait for, in a real kernel: see `PROMISE`."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ipyconvexai.testing import Answer, Endpoint
+from ipyconvexai.testing.received import Received
+from tests.kernels import KEY, Kernel, Result, environment_for
+from tests.promises.promising import Figure, Tries
+
+PROMISE = "Ctrl-C stops a cell at once and leaves a usable kernel: the next cell works, and no call stays `sending`"
+TRIES = Tries(20, 100, "interrupts")
+
+AT_ONCE = 5.0  # seconds to stop on a machine that has other work, and as many for the next cell; one takes 0.1
+SETTLED = 5.0  # seconds until what was in flight is written down; the cell does not wait for that
+LONGEST_WAIT = 0.6  # seconds after a cell's beginning; each of them takes longer
+
+BEFORE = """
+%load_ext ipyconvexai
+import ipyconvexai as ai, pandas as pd
+LONG = "SELECT count(*) FROM range(400000) a, range(400000) b WHERE (a.range * b.range) % 7 = 3"
+
+@ai.query
+def counted(ctx):
+    return ctx.db.sql(LONG)
+
+@ai.action
+async def asks(ctx, text: str) -> str:
+    answers = [await ctx.openai.chat.completions.create(model=ctx.model, messages=[{"role": "user", "content": text}])
+               for _ in range(4)]
+    return answers[-1].choices[0].message.content
+
+@ai.mutation
+def computes(ctx) -> int:
+    return sum(n * n for n in range(10**9))
+"""
+CELLS = {
+    "ai.generate": "ai.generate('{n} generate')",
+    "ai.stream": "for piece in ai.stream('{n} stream'): pass",
+    "%%ai": "%%ai\n{n} magic",
+    "ai.summarize": "ai.summarize(pd.DataFrame({{'text': [f'{n} row {{k}}' for k in range(200)]}}), 'text')",
+    "ai.run of an action": "ai.run(asks, text='{n} action')",
+    "ai.run of a query": "ai.run(counted)",
+    "ai.run of a mutation": "ai.run(computes)",
+    "ai.ledger.sql": "ai.ledger.sql(LONG)",
+    "a client": "ai.OpenAI().responses.create(model='m', input='{n} client')",
+}
+# Expressions that a cell prints.
+OPEN = "ai.ledger.sql(\"SELECT count(*) FROM calls WHERE status IN ('sending', 'unknown')\").fetchall()[0][0]"
+STATES = "sorted({state for (state,) in ai.ledger.sql('SELECT DISTINCT status FROM calls').fetchall()})"
+WORK = "ai.ledger.sql('SELECT count(*) FROM batches WHERE finished_at IS NULL').fetchall()[0][0]"
+
+
+def slowly(call: Received) -> Answer | None:
+    """A second and a half for each answer, in one piece or in many; what is asked afterwards is answered at once."""
+    if "afterwards" in str(call.body):
+        return None
+    if isinstance(call.body, dict) and call.body.get("stream"):
+        return Answer("word " * 75, token_delay=0.02)
+    return Answer("fine", delay=0.2 if "row" in str(call.body) else 1.5)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    with Endpoint(slowly, key=KEY) as double:
+        yield double
+
+
+@pytest.fixture
+def kernel(endpoint: Endpoint, tmp_path: Path) -> Iterator[Kernel]:
+    kernel = Kernel(environment_for(endpoint, tmp_path / "ledger.duckdb"))
+    try:
+        assert kernel.ready().run(BEFORE).status == "ok"
+        # Once unharmed: the SDK is imported at its first use, and there CPython may drop a KeyboardInterrupt
+        # ("Exception ignored in", where a weak reference's callback runs), whoever imports it.
+        for first in ("ai.generate('afterwards')", "ai.OpenAI().responses.create(model='m', input='afterwards')"):
+            assert kernel.run(first).status == "ok"
+        yield kernel
+    finally:
+        kernel.close()
+
+
+def interrupt(kernel: Kernel, code: str, wait: float) -> tuple[Result, float]:
+    """What the cell gave, and the seconds from the interrupt to its end."""
+    request = kernel.begin(code)
+    began = kernel.until(request, "execute_input")  # before, the kernel takes no interrupt
+    time.sleep(wait)
+    at = time.monotonic()
+    kernel.interrupt()
+    result = kernel.end(request, began)
+    return result, time.monotonic() - at
+
+
+@TRIES.both
+def test_whatever_is_interrupted_the_next_cell_works(kernel: Kernel, endpoint: Endpoint, tries: int, figure: Figure):
+    seed = random.randrange(1_000_000)
+    dice = random.Random(seed)
+    latencies, nexts = [], []
+    names = list(CELLS)
+    for n in range(tries):
+        name = names[n % len(names)]
+        wait = dice.uniform(0, LONGEST_WAIT)
+        tried = f"{name} after {wait:.3f} s, try {n} of seed {seed}"
+        result, latency = interrupt(kernel, CELLS[name].format(n=n), wait)
+        assert [error["ename"] for error in result.of("error")] == ["KeyboardInterrupt"], (
+            tried,
+            result.status,
+            [(message["msg_type"], str(message["content"])[:500]) for message in result.messages],
+        )
+        began = time.monotonic()
+        after = kernel.run(f"print(ai.generate('{n} afterwards').text)")
+        nexts.append(time.monotonic() - began)
+        latencies.append(latency)
+        assert (after.status, after.printed) == ("ok", f"echo: {n} afterwards\n"), (tried, after.messages)
+        assert latency < AT_ONCE, tried
+        assert nexts[-1] < AT_ONCE, tried
+        assert kernel.value(OPEN, within=SETTLED, until="0") == "0", tried
+        assert kernel.value(WORK, within=SETTLED, until="0") == "0", tried
+    assert set(eval(kernel.value(STATES))) <= {"ok", "interrupted", "canceled"}, f"seed {seed}"
+    sent = [call.prompt for call in endpoint.calls]
+    recorded = int(kernel.value("ai.ledger.sql('SELECT count(*) FROM calls').fetchall()[0][0]"))
+    assert len(sent) <= recorded, f"something was sent without a row; seed {seed}"
+    assert endpoint.in_flight == 0, f"the provider still works for nobody; seed {seed}"
+    latencies.sort()
+    figure(
+        f"0 unusable kernels, 0 of {recorded} calls stuck; stopped after {latencies[tries // 2] * 1e3:.0f} ms"
+        f" (median; at most {latencies[-1] * 1e3:.0f}), the next cell took {sorted(nexts)[tries // 2] * 1e3:.0f} ms",
+        f"{tries} interrupts",
+    )

@@ -179,7 +179,8 @@ def doctor() -> Report:
     from ipyconvexai.providers.choice import doctor_report
 
     current = app()
-    return Report(f"{doctor_report(current.settings)}\n{_ledger_state(current)}")
+    retention = "" if current.retention is None else f"\nretention: {current.retention}"
+    return Report(f"{doctor_report(current.settings)}\n{_ledger_state(current)}{retention}")
 
 
 def _ledger_state(current: App) -> str:

@@ -294,7 +294,7 @@ def test_no_byte_of_the_environment_is_sent(run: Any, endpoint: Any, shell: Any)
 STEPS = st.sampled_from(
     "os environ data maps mapping inside inner module here kind method reveal f_globals f_locals tb_frame gi_frame "
     "func obj items values copy get pop modules path getenv _data _secret _Secret__reveal __class__ __mro__ "
-    "__subclasses__ __init__ __globals__ __dict__ __builtins__ __code__ __func__ __self__ __module__ __doc__ __reduce__ x".split()
+    "__subclasses__ __init__ __globals__ __dict__ __builtins__ __code__ __func__ __self__ __module__ __doc__ x".split()
 )
 KEYS = st.sampled_from([*PLANTED, *"os environ sys 0 1 -1 a b k 'os' PATH HOME __builtins__ __globals__".split()])
 PATHS = st.lists(STEPS.map(".{}".format) | KEYS.map("[{}]".format), max_size=5).map("".join)

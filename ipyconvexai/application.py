@@ -314,7 +314,10 @@ class TextStream:
             self._app.loop.submit(self._close()).result(5)
 
 
-_OPTIONS = ("model", "system", "conversation", "schema", "replay", "on_limit", "timeout", "base_url", "key_variable")
+_OPTIONS = (
+    *("model", "system", "conversation", "schema", "replay", "record", "on_limit", "timeout", "base_url"),
+    "key_variable",
+)
 
 
 def question(prompt: Prompt, options: dict[str, Any]) -> Question:

@@ -23,9 +23,7 @@ from tests.promises.scanning import in_files, in_rows, let_go
 from tests.shells import own_shell
 from tests.store.helpers import wait_for
 
-PROMISE = (
-    'with `record="metadata"` no word of a prompt or an answer is on the disk; what needs one says why it fails'
-)
+PROMISE = 'with `record="metadata"` no word of a prompt or an answer is on the disk; what needs one says why it fails'
 
 ASKED, ANSWERED = "The heron counts seven silver keys", "Nobody told the ferryman about Tuesday"
 # As it is, in an address, and a part of it.

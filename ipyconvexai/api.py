@@ -45,6 +45,7 @@ def generate(
     conversation: str | None = None,
     schema: Any = None,
     replay: str | Replay | None = None,
+    record: str | None = None,
     on_limit: str | None = None,
     timeout: float | None = None,
     base_url: str | None = None,
@@ -61,6 +62,7 @@ def generate(
         conversation: title or id of a durable conversation, whose newest messages go along and which keeps this one.
         schema: a pydantic model, a dataclass or a type; the answer is parsed into ``reply.parsed``.
         replay: "off", "reuse" or "only".
+        record: "metadata" keeps hashes, sizes, usage and the outcome of this call, and nothing of what it says.
         on_limit: "wait" until a limit of yours (``app.limit``) allows it, or "raise" a LimitError.
         timeout: seconds of silence after which an attempt is given up.
         base_url: the address of any other endpoint that speaks OpenAI's language; `model` is then sent as it is.
@@ -79,6 +81,7 @@ def generate(
         "conversation": conversation,
         "schema": schema,
         "replay": replay,
+        "record": record,
     }
     options |= {"on_limit": on_limit, "timeout": timeout, "base_url": base_url, "key_variable": key_variable}
     return app().generate(prompt, **options, **params)
@@ -179,7 +182,8 @@ def doctor() -> Report:
     from ipyconvexai.providers.choice import doctor_report
 
     current = app()
-    return Report(f"{doctor_report(current.settings)}\n{_ledger_state(current)}")
+    retention = "" if current.retention is None else f"\nretention: {current.retention}"
+    return Report(f"{doctor_report(current.settings)}\n{_ledger_state(current)}{retention}")
 
 
 def _ledger_state(current: App) -> str:

@@ -32,6 +32,7 @@ from ipyconvexai.providers.deferred import DeferredAsyncOpenAI, DeferredOpenAI
 from ipyconvexai.providers.endpoints import resolve
 from ipyconvexai.providers.network import Network
 from ipyconvexai.records import Records
+from ipyconvexai.records.retention import Retention
 from ipyconvexai.reply import Reply, Success
 from ipyconvexai.settings import Settings, parse_replay
 from ipyconvexai.store.ledger import Ledger
@@ -54,6 +55,7 @@ class App(Limiting):
         self.store = open_store(settings.path)
         self.records = Ledger(self.store, record=settings.record)
         self.ledger = Records(self.records)
+        self.retention = None if settings.retention_days is None else Retention(self.store, settings.retention_days)
         self._network = Network()
         corridor = Corridor(self.records, settings, self._network.send)
         self.wiring = clients.Wiring(corridor, self.loop)
@@ -156,6 +158,8 @@ class App(Limiting):
                 self.loop.submit(self.functions.aclose()).result(HAND_BACK)
         self.functions.close()
         self.loop.close(last=self._hang_up)
+        if self.retention is not None:
+            self.retention.close()
         self.store.close()
 
     async def _hang_up(self) -> None:
@@ -310,7 +314,10 @@ class TextStream:
             self._app.loop.submit(self._close()).result(5)
 
 
-_OPTIONS = ("model", "system", "conversation", "schema", "replay", "on_limit", "timeout", "base_url", "key_variable")
+_OPTIONS = (
+    *("model", "system", "conversation", "schema", "replay", "record", "on_limit", "timeout", "base_url"),
+    "key_variable",
+)
 
 
 def question(prompt: Prompt, options: dict[str, Any]) -> Question:
@@ -346,6 +353,7 @@ def connect(
     timeout: float | None = None,
     retries: int | None = None,
     on_limit: str | None = None,
+    retention_days: float | None = None,
 ) -> App:
     """Open a ledger and make its app the current one.
 
@@ -358,6 +366,9 @@ def connect(
         timeout: seconds of silence after which an attempt is given up.
         retries: attempts after the first.
         on_limit: "wait" until a limit of yours allows a call (the default), or "raise" a LimitError.
+        retention_days: content that is older is removed for good, as ``ai.ledger.purge(before=...)`` removes it: now,
+            and once a day while the app is open, in the background; default IPYCONVEXAI_RETENTION_DAYS, then it stays.
+            What it cost stays, so budgets and usage stay true. What expired today may be there until tomorrow.
 
     As a context manager it closes at the end and the app before is current again.
     """
@@ -371,6 +382,7 @@ def connect(
         timeout=timeout,
         retries=retries,
         on_limit=on_limit,
+        retention_days=retention_days,
     )
     opened = App(settings)
     with _lock:
@@ -379,9 +391,16 @@ def connect(
         _current = opened
     if retired is not None:
         retired.close()
+    _start(opened)
+    return opened
+
+
+def _start(opened: App) -> None:
+    """What an app does without being asked."""
+    if opened.retention is not None:
+        opened.retention.start()
     if are_defined():
         opened.functions.start()
-    return opened
 
 
 def _retired(current: App | None) -> App | None:
@@ -405,8 +424,8 @@ def app() -> App:
         if _current is None:
             _current = App(Settings.from_environment())
         current = _current
-    if fresh and are_defined():
-        current.functions.start()
+    if fresh:
+        _start(current)
     return current
 
 

@@ -52,6 +52,7 @@ class Question:
     conversation: str | None = None
     schema: Any = None
     replay: str | Replay | None = None
+    record: str | None = None
     on_limit: str | None = None
     timeout: float | None = None
     base_url: str | None = None
@@ -210,6 +211,13 @@ class Generator:
         question = dataclasses.replace(question, params=plain_params(question.params))
         if reserved := sorted(_RESERVED & set(question.params)):
             raise InputError(f"{reserved[0]}= is no parameter of a question", cure=_RESERVED_CURE)
+        if question.record not in (None, "full", "metadata"):
+            raise InputError(f"record={question.record!r} is not known", cure='Use "full" or "metadata".')
+        if question.record == "metadata" and question.conversation is not None:
+            raise InputError(
+                "with record='metadata' nothing is kept that a conversation could go on from",
+                cure="Leave out conversation= and give the messages as the prompt, or keep this one.",
+            )
         if question.on_limit not in (None, "wait", "raise"):
             raise InputError(f"on_limit={question.on_limit!r} is not known", cure='Use "wait" or "raise".')
         return question, None if question.replay is None else parse_replay(question.replay)
@@ -235,7 +243,9 @@ class Generator:
         replay = Replay.ONLY if asked.endpoint.unready else asked.replay or caller.replay
         known = asked.conversation[0] or caller.conversation_id
         limit = asked.question.on_limit or caller.limit
-        token = CALLER.set(dataclasses.replace(caller, replay=replay, limit=limit, conversation_id=known))
+        record = "metadata" if caller.record == "metadata" else asked.question.record
+        told = dataclasses.replace(caller, replay=replay, limit=limit, record=record, conversation_id=known)
+        token = CALLER.set(told)
         try:
             yield
         finally:

@@ -25,6 +25,7 @@ from ipyconvexai.values import Replay
 __all__ = ["Secret", "Settings", "known_secrets", "redact", "redact_bytes", "remember_secret"]
 
 DEFAULT_TIMEOUT = 600.0  # seconds; the SDK's own default
+_LONGEST = 36_500  # days of retention: 100 years
 DEFAULT_RETRIES = 2  # attempts after the first, as in the SDK: somebody waits. A batch is more patient
 
 
@@ -41,6 +42,7 @@ class Settings:
         timeout: seconds of silence after which an attempt is given up.
         retries: attempts after the first.
         on_limit: "wait" until a limit of yours allows the call, or "raise".
+        retention_days: content that is older is removed for good; None: it stays.
     """
 
     path: str
@@ -51,6 +53,7 @@ class Settings:
     timeout: float = DEFAULT_TIMEOUT
     retries: int = DEFAULT_RETRIES
     on_limit: str = "wait"
+    retention_days: float | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
@@ -60,11 +63,12 @@ class Settings:
             user=environ.get("JUPYTERHUB_USER") or _login_name(),
             replay=parse_replay(environ.get("IPYCONVEXAI_REPLAY") or "off"),
             record=environ.get("IPYCONVEXAI_RECORD") or "full",
+            retention_days=_days(environ.get("IPYCONVEXAI_RETENTION_DAYS") or None),
         )
         given = {name: value for name, value in overrides.items() if value is not None}
         settings = replace(settings, **given)
         settings._check()
-        return replace(settings, path=os.fspath(settings.path))
+        return replace(settings, path=os.fspath(settings.path), retention_days=_days(settings.retention_days))
 
     def _check(self) -> None:
         if self.record not in ("full", "metadata"):
@@ -79,6 +83,30 @@ class Settings:
             raise InputError(f"on_limit={self.on_limit!r} is not known", cure='Use "wait" or "raise".')
         if not isinstance(self.retries, int) or self.retries < 0:
             raise InputError(f"retries={self.retries!r} is no number of attempts", cure="Use 0 or more.")
+
+    @property
+    def kept(self) -> str:
+        """What stays of a call, and how long, in words."""
+        if self.record != "full":
+            return f'hashes, sizes, usage and outcomes, and no content (record="{self.record}")'
+        if self.retention_days is None:
+            return "requests and answers, until they are purged"
+        return f"requests and answers for {self.retention_days:g} days, and then hashes, sizes, usage and outcomes"
+
+
+def _days(given: Any) -> float | None:
+    if given is None:
+        return None
+    try:
+        days = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError):
+        days = math.nan
+    if not 0 < days <= _LONGEST:
+        raise InputError(
+            f"retention_days={given!r} is no number of days",
+            cure=f"For example: ai.connect(retention_days=30) or IPYCONVEXAI_RETENTION_DAYS=30; at most {_LONGEST:,}.",
+        )
+    return days
 
 
 def default_ledger() -> Path:

@@ -21,7 +21,7 @@ from ipyconvexai.batch.runner import Item
 from ipyconvexai.errors import Error, TransactionError
 from ipyconvexai.settings import redact
 from ipyconvexai.store.clock import utc_now
-from ipyconvexai.store.ledger import document_id
+from ipyconvexai.store.ledger import document_id, plain_word
 from ipyconvexai.store.link import Execute, Store
 
 __all__ = ["Entry", "Facts"]
@@ -137,7 +137,7 @@ class Entry:
             execute.later(
                 f"UPDATE batches SET {', '.join(f'{name} = ?' for name in self.counts)}, state = ?, error_code = ?,"
                 " error_message = ?, updated_at = ?, finished_at = ?, session_id = NULL WHERE id = ?::UUID",
-                [*self.counts.values(), state, *_told(error), now, now, self.facts.id],
+                [*self.counts.values(), state, *_told(error, self._keeps), now, now, self.facts.id],
             )
 
     # ------------------------------------------------------------------------------------------ meanwhile
@@ -170,8 +170,10 @@ class Entry:
         row = _row(self.facts.id, item, rows, result)
         if self._keeps:
             return row
-        # A label is of cells, and a provider's message may quote the text.
-        return tuple(None if name in ("label", "error_message") else one for name, one in zip(_ITEM, row, strict=True))
+        # A label is of cells, and a provider's words may quote the text.
+        values = dict(zip(_ITEM, row, strict=True))
+        values |= {"label": None, "error_code": plain_word(values["error_code"]), "error_message": None}
+        return tuple(values.values())
 
     def _flush(self) -> None:
         for table, columns, rows in (("batch_items", _ITEM, self._items), ("batch_parts", _PART, self._parts)):
@@ -243,5 +245,9 @@ def _row(batch_id: str, item: Item, rows: list[int], result: Result) -> tuple[An
     )  # fmt: skip
 
 
-def _told(error: Error | None) -> tuple[str | None, str | None]:
-    return (None, None) if error is None else (error.code, redact(error.message)[:LONGEST_MESSAGE])
+def _told(error: Error | None, keeps_content: bool = True) -> tuple[str | None, str | None]:
+    if error is None:
+        return None, None
+    if not keeps_content:
+        return plain_word(error.code), None
+    return error.code, redact(error.message)[:LONGEST_MESSAGE]

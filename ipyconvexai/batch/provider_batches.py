@@ -219,7 +219,8 @@ class ProviderBatches:
             async for outcomes in self._outcomes(row, remote):
                 await self._app.records.settle_all(outcomes)
             await self._settle_purse(key)
-            message = remote.error_message if remote.state == "failed" else None
+            tells = remote.state == "failed" and self._app.records.record == "full"
+            message = remote.error_message if tells else None
             await self._change(key, state="collected", finished_at=utc_now(), error_message=message)
             return row._replace(state="collected", error_message=message).standing
 

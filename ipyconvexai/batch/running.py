@@ -106,6 +106,12 @@ class Batch:
             StoreError: the ledger cannot record; nothing more is sent, and running it again goes on.
         """
         endpoint = await self.endpoint()
+        if self.options.engine == PROVIDERS_BATCH and self.app.records.record != "full":
+            raise InputError(
+                'this ledger keeps no content (record="metadata"), and what a provider\'s batch is asked and answers'
+                " stands there until it is collected",
+                cure="Leave out engine=, or connect with record='full'.",
+            )
         if self.options.check:
             raise Checked
         entry = self.entry = Entry(
@@ -249,7 +255,7 @@ class Batch:
         return Facts(
             id=self.id,
             kind=operation.kind,
-            source=redact(self._described),
+            source=redact(self._described) if keeps else "",
             input=redact(operation.input) if keeps else "",
             into_column=redact(operation.into),
             provider=endpoint.provider,

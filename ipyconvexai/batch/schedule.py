@@ -92,6 +92,11 @@ def schedule(
             'this ledger keeps no answers (record="metadata"): what this batch gives would be lost',
             cure='Have it written to a file: output="results.parquet".',
         )
+    if current.settings.record != "full" and (kind != "summarize" or {"system", "prompt"} & set(spec.options)):
+        raise InputError(
+            'this ledger keeps no content (record="metadata"), and what is to be asked later would be content',
+            cure="Run it now; or schedule ai.summarize(...) as it is, without system= and prompt=.",
+        )
     if kept.sample is not None:
         calling.check(current, spec, kept.sample)
     stored_frames.forget_unused(current.store, now)

@@ -132,7 +132,13 @@ class MutationContext(QueryContext):
         now: datetime.datetime | None = None,
     ) -> None:
         super().__init__(runner, execute, user_id, job_id, now=now)
-        self.scheduler = MutationScheduler(execute, user_id=user_id, job_id=job_id, clock=runner.clock)
+        self.scheduler = MutationScheduler(
+            execute,
+            user_id=user_id,
+            job_id=job_id,
+            clock=runner.clock,
+            keeps_content=runner.settings.record == "full",
+        )
 
     def _database(self, execute: Any) -> Any:
         writer = Writer(execute, self._runner.catalog, self.now)
@@ -188,7 +194,12 @@ class ActionContext(_Acting):
     ) -> None:
         super().__init__(runner, user_id, job_id, timeout)
         self.scheduler = ActionScheduler(
-            runner.store, user_id=user_id, job_id=job_id, clock=runner.clock, wake=runner.wake
+            runner.store,
+            user_id=user_id,
+            job_id=job_id,
+            clock=runner.clock,
+            wake=runner.wake,
+            keeps_content=runner.settings.record == "full",
         )
 
     @property
@@ -277,7 +288,12 @@ class SyncActionContext(_Acting):
     ) -> None:
         super().__init__(runner, user_id, job_id, timeout)
         self.scheduler = SyncActionScheduler(
-            runner.store, user_id=user_id, job_id=job_id, clock=runner.clock, wake=runner.wake
+            runner.store,
+            user_id=user_id,
+            job_id=job_id,
+            clock=runner.clock,
+            wake=runner.wake,
+            keeps_content=runner.settings.record == "full",
         )
 
     @property

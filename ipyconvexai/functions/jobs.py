@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 from ipyconvexai.errors import ApplicationError, ArgumentsError, Error, InputError
 from ipyconvexai.functions.registry import Function
 from ipyconvexai.settings import redact
+from ipyconvexai.store.ledger import plain_word
 from ipyconvexai.store.link import Execute, Store
 
 __all__ = [
@@ -111,6 +113,11 @@ class Outcome:
     due_at: datetime.datetime | None = None
     begun: bool = True
 
+    @property
+    def without_content(self) -> Outcome:
+        """A result may hold an answer, and an error may quote the prompt."""
+        return replace(self, result=None, error_code=plain_word(self.error_code), error_message=None, error_data=None)
+
     @classmethod
     def put_back(cls, error: BaseException, due_at: datetime.datetime) -> Outcome:
         """Of a job that `error` kept from beginning; it waits until `due_at`."""
@@ -178,6 +185,34 @@ def job_id(value: object) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- scheduling
+# What a text of an argument may be where no content is kept: an id, or an instant.
+_NO_CONTENT = re.compile(r"[0-9a-fA-F-]{36}|\d{4}-\d\d-\d\d([T ][\d:.]+)?(Z|[+-]\d\d:?\d\d)?|")
+
+
+def check_without_content(name: str, text: str) -> None:
+    """
+    Raises:
+        ArgumentsError: the JSON `text` has texts, which would be written down though nothing is to be kept.
+    """
+    if any(not _NO_CONTENT.fullmatch(each) for value in json.loads(text).values() for each in _texts(value)):
+        raise ArgumentsError(
+            f"with record='metadata' no content is kept, and an argument of {name} is a text, which a job's row has",
+            cure="Keep the text in a table of your own and pass its id, or connect with record='full'.",
+        )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+
+
 def arguments_text(function: Function, args: Mapping[str, Any]) -> str:
     """`args` of a later call, checked, as the JSON of a row.
 

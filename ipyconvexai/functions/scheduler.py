@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 from ipyconvexai.crashpoints import passing
 from ipyconvexai.errors import (
+    ArgumentsError,
     CanceledError,
     Error,
     JobInterruptedError,
@@ -291,10 +292,27 @@ class Scheduler:
         user = self._runner.settings.user
         for name, declared in self._declared.all().items():
             if self._written.get(name) is not declared and not self._is_replaced(declared):
-                if not is_same(store, declared, user):
+                if self._may_be_written(declared) and not is_same(store, declared, user):
                     with store.transaction() as execute:
                         write_cron(execute, declared, user, self._clock())
                 self._written[name] = declared
+
+    def _may_be_written(self, declared: Cron) -> bool:
+        try:
+            if not self._keeps_content:
+                jobs.check_without_content(declared.function.name, declared.args)
+        except ArgumentsError as error:
+            _log.error("the cron %s will not run: %s", plain_text(declared.name), error)
+            return False
+        return True
+
+    @property
+    def _keeps_content(self) -> bool:
+        return self._runner.settings.record == "full"
+
+    def _kept(self, outcome: Outcome) -> Outcome:
+        """What of it is written down."""
+        return outcome if self._keeps_content else outcome.without_content
 
     def _stop_crons(self, store: Store) -> datetime.datetime | None:
         """A function that was defined again without its crons must not go on by the old clock. When to look again.
@@ -425,7 +443,7 @@ class Scheduler:
             passing("after_job")
             now = self._clock()
             outcome = Outcome(JobState.SUCCESS, result=function.result.to_json(result))
-            jobs.settle_later(execute, job, outcome, now)
+            jobs.settle_later(execute, job, self._kept(outcome), now)
             if job.cron is not None:
                 advance(execute, job.cron, job.id, now)
 
@@ -490,7 +508,7 @@ class Scheduler:
         wanted, failures = outcome, 0
         while True:
             try:
-                state = await _to_its_end(functools.partial(self._write, job, outcome))
+                state = await _to_its_end(functools.partial(self._write, job, self._kept(outcome)))
                 break
             except Exception as error:
                 failures += 1
@@ -504,10 +522,11 @@ class Scheduler:
                     outcome = Outcome(JobState.FAILED, error_code="unwritable", error_message=type(error).__name__)
         if state is None:  # settled by another, which took this process for dead
             return None
+        kept = self._kept(outcome)
         if state is JobState.FAILED:
-            _log.warning("%s failed: %s: %s", _name(job), outcome.error_code, plain_text(outcome.error_message or ""))
+            _log.warning("%s failed: %s: %s", _name(job), kept.error_code, plain_text(kept.error_message or ""))
         elif state is JobState.PENDING:
-            _log.info("%s is tried again: %s", _name(job), plain_text(outcome.error_message or ""))
+            _log.info("%s is tried again: %s", _name(job), plain_text(kept.error_message or ""))
         self._tell(Event(state, job, time.monotonic() - begun, outcome))
         return None
 

@@ -73,13 +73,14 @@ def new_job(
     now: datetime.datetime,
     user_id: str | None,
     scheduled_by: str | None = None,
+    keeps_content: bool = True,
 ) -> jobs.NewJob:
     """The row of a call of `fn` (a decorated mutation or action, its name, or a ``Function``) at the instant `at`.
 
     Raises:
         UnknownFunctionError: nothing of that name is defined here.
         NotAllowedError: it is a query.
-        ArgumentsError: `args` do not fit its type hints, or hold a key.
+        ArgumentsError: `args` do not fit its type hints, hold a key, or, where no content is kept, a text.
     """
     function = of(fn)
     if function.kind is Kind.QUERY:
@@ -88,6 +89,8 @@ def new_job(
             cure="Call it from a mutation or an action, and schedule that.",
         )
     text = jobs.arguments_text(function, args)
+    if not keeps_content:
+        jobs.check_without_content(function.name, text)
     most = function.retry.attempts if function.kind is Kind.ACTION else 1
     return jobs.NewJob(
         new_id(), function.name, str(function.kind), text, user_id, now, at, most, scheduled_by=scheduled_by
@@ -98,12 +101,19 @@ class MutationScheduler:
     """``ctx.scheduler`` of a mutation. `job_id`: the job that the mutation runs as, if it does."""
 
     def __init__(
-        self, execute: Execute, *, user_id: str | None, job_id: str | None = None, clock: Clock = utc_now
+        self,
+        execute: Execute,
+        *,
+        user_id: str | None,
+        job_id: str | None = None,
+        clock: Clock = utc_now,
+        keeps_content: bool = True,
     ) -> None:
         self._execute = execute
         self._user_id = user_id
         self._job_id = job_id
         self._clock = clock
+        self._keeps_content = keeps_content
         self.used = False  # whether something was scheduled: after the commit the scheduler is to be woken
 
     def run_after(self, seconds: float, fn: Any, /, **args: Any) -> str:
@@ -134,7 +144,15 @@ class MutationScheduler:
         self.used = True
 
     def _add(self, fn: Any, args: Mapping[str, Any], at: datetime.datetime, now: datetime.datetime) -> str:
-        job = new_job(fn, args, at=at, now=now, user_id=self._user_id, scheduled_by=self._job_id)
+        job = new_job(
+            fn,
+            args,
+            at=at,
+            now=now,
+            user_id=self._user_id,
+            scheduled_by=self._job_id,
+            keeps_content=self._keeps_content,
+        )
         jobs.insert(self._execute.later, job)
         self.used = True
         return job.id
@@ -151,12 +169,14 @@ class SyncActionScheduler:
         job_id: str | None = None,
         clock: Clock = utc_now,
         wake: Callable[[], None] = _nothing,
+        keeps_content: bool = True,
     ) -> None:
         self._store = store
         self._user_id = user_id
         self._job_id = job_id
         self._clock = clock
         self._wake = wake
+        self._keeps_content = keeps_content
 
     def run_after(self, seconds: float, fn: Any, /, **args: Any) -> str:
         """Run `fn` in `seconds`; gives the job's id. It is scheduled at once, whatever becomes of this action."""
@@ -173,7 +193,15 @@ class SyncActionScheduler:
         self._write(lambda execute, again: jobs.cancel(execute.later, key, now))
 
     def _add(self, fn: Any, args: Mapping[str, Any], at: datetime.datetime, now: datetime.datetime) -> str:
-        job = new_job(fn, args, at=at, now=now, user_id=self._user_id, scheduled_by=self._job_id)
+        job = new_job(
+            fn,
+            args,
+            at=at,
+            now=now,
+            user_id=self._user_id,
+            scheduled_by=self._job_id,
+            keeps_content=self._keeps_content,
+        )
 
         def insert(execute: Execute, again: bool) -> None:
             if not (again and jobs.is_there(execute, job.id)):
@@ -207,8 +235,11 @@ class ActionScheduler:
         job_id: str | None = None,
         clock: Clock = utc_now,
         wake: Callable[[], None] = _nothing,
+        keeps_content: bool = True,
     ) -> None:
-        self._sync = SyncActionScheduler(store, user_id=user_id, job_id=job_id, clock=clock, wake=wake)
+        self._sync = SyncActionScheduler(
+            store, user_id=user_id, job_id=job_id, clock=clock, wake=wake, keeps_content=keeps_content
+        )
 
     async def run_after(self, seconds: float, fn: Any, /, **args: Any) -> str:
         """Run `fn` in `seconds`; gives the job's id. It is scheduled at once, whatever becomes of this action."""

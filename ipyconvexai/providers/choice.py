@@ -217,6 +217,7 @@ def doctor_report(settings: Settings, environ: Mapping[str, str] = os.environ, *
     lines = [
         f"ipyconvexai {_version()}, Python {sys.version.split()[0]} on {sys.platform}",
         f"ledger: {settings.path}",
+        f"kept: {settings.kept}",
         choose(settings, environ, probe).explain(),
         "providers:",
         *(f"  {each.name:<11}{_line(each, environ)}" for each in providers() if each.name != LOCAL),

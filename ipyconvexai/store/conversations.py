@@ -28,9 +28,7 @@ def find_conversation(ledger: Ledger, title_or_id: str) -> str | None:
     if not title_or_id.strip():
         raise InputError("a conversation needs a title", cure='Name it: conversation="my analysis".')
     if ledger.record != "full":
-        raise InputError(
-            "with record='metadata' no conversation is kept", cure="Give the messages as the prompt, or keep content."
-        )
+        raise _not_kept()
     try:
         title_or_id.encode()
         known = str(uuid.UUID(title_or_id))
@@ -42,6 +40,12 @@ def find_conversation(ledger: Ledger, title_or_id: str) -> str | None:
     if not ledger.store.read("SELECT 1 FROM conversations WHERE id = ?", [known]):
         raise InputError(f"there is no conversation {title_or_id}", cure="Name it by its title instead.")
     return known
+
+
+def _not_kept() -> InputError:
+    return InputError(
+        "with record='metadata' no conversation is kept", cure="Give the messages as the prompt, or keep content."
+    )
 
 
 def settings_of(ledger: Ledger, conversation: str) -> tuple[str | None, str | None]:
@@ -63,6 +67,8 @@ def begin_conversation(
 
     `model` and `system` are as in ``settings_of``.
     """
+    if ledger.record != "full":
+        raise _not_kept()
     # A transaction has the writer to itself, so two notebooks cannot both begin it.
     with ledger.store.transaction() as execute:
         rows = execute("SELECT min(id)::VARCHAR FROM conversations WHERE title = ?", [redact(title)])

@@ -10,6 +10,7 @@ import asyncio
 import datetime
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.link import Store
 from ipyconvexai.store.pipe import LoopReceipt, ThreadReceipt
 
-__all__ = ["Intent", "Known", "Ledger", "Outcome", "Recording", "content_hash", "document_id", "utc_now"]
+__all__ = ["Intent", "Known", "Ledger", "Outcome", "Recording", "content_hash", "document_id", "plain_word", "utc_now"]
 
 
 class Intent(NamedTuple):
@@ -114,6 +115,8 @@ FROM (
     GROUP BY k.key
 ) JOIN responses s USING (request_id)
 """
+_WORDED = ("content_type", "finish_reason", "model", "error_code", "provider_request_id")
+_PLAIN_WORD = re.compile(r"[\w./:;=+@-]{1,128}")
 _DOCUMENTS = uuid.UUID("5c1ffa3e-7a11-5a0e-9d6c-3f0f6b0f7f0d").bytes
 
 
@@ -126,6 +129,11 @@ def document_id(content: str) -> str:
 def content_hash(content: str) -> str:
     """SHA-256 of a text in UTF-8, in hex."""
     return hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
+
+
+def plain_word(value: str | None) -> str | None:
+    """`value` where it is a name and no sentence: what a provider calls its codes may quote the prompt."""
+    return value if value is None or _PLAIN_WORD.fullmatch(value) else None
 
 
 class Ledger:
@@ -222,10 +230,11 @@ class Ledger:
         )
 
     def _clean_outcome(self, outcome: Outcome, record: str | None) -> tuple[Any, ...]:
-        message = None if outcome.error_message is None else redact(outcome.error_message)
         if not self._keeps_content(record):
-            # An error message may quote the prompt.
-            return tuple(outcome._replace(body=None, body_bytes=None, text=None, error_message=None))
+            # An error message may quote the prompt, and so may all else that a provider words.
+            worded: dict[str, Any] = {name: plain_word(getattr(outcome, name)) for name in _WORDED}
+            return tuple(outcome._replace(body=None, body_bytes=None, text=None, error_message=None, **worded))
+        message = None if outcome.error_message is None else redact(outcome.error_message)
         return tuple(
             outcome._replace(
                 body=None if outcome.body is None else redact(outcome.body),
@@ -307,7 +316,7 @@ class Ledger:
                 len(text),
                 source,
                 content_hash(text),
-                None if about is None else redact(json.dumps(about(text), ensure_ascii=False, default=str)),
+                None if about is None or not full else redact(json.dumps(about(text), ensure_ascii=False, default=str)),
             )
             for key, text in texts.items()
         ]

@@ -28,7 +28,7 @@ from ipyconvexai.tables.query import Query
 __all__ = ["Reader", "Writer"]
 
 D = TypeVar("D", bound=Table)
-_CONTENT = ("content", "summary")
+_CONTENT = ("content", "summary", "title", "system", "attachments", "tool_call", "error_message")
 _VIEWS = {"calls": {"requests", "responses"}}
 
 

@@ -19,7 +19,7 @@ from tests.store.helpers import wait_for
 @ai.mutation
 def add_message(ctx: Any, status: str = "pending"):
     found = ctx.db.query(ai.Conversation).first()
-    conversation = found._id if found else ctx.db.insert(ai.Conversation(title="a talk", user_id=ctx.user_id))
+    conversation = found._id if found else ctx.db.insert(ai.Conversation(user_id=ctx.user_id))
     return ctx.db.insert(ai.Message(conversation_id=conversation, role="assistant", status=status))
 
 

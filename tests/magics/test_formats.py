@@ -17,10 +17,8 @@ from ipyconvexai.errors import CallError, InvalidAnswerError
 from ipyconvexai.notebook import formats
 from ipyconvexai.notebook.options import FORMATS
 from ipyconvexai.notebook.session import Session
-from ipyconvexai.providers.faults import broken_off
-from ipyconvexai.render import plain_text
 from ipyconvexai.testing import Fault
-from tests.judging import HTML_ATTRIBUTES, HTML_TAGS, PAYLOADS, harmful
+from tests.judging import PAYLOADS, harmful
 from tests.magics.conftest import Run, Scripted
 
 PERMISSIVE = MarkdownIt("js-default", {"html": True, "linkify": False})
@@ -206,27 +204,6 @@ def in_an_error(error: CallError) -> str:
     lines = html.escape("\n".join(error._render_traceback_()), quote=False)
     coloured = re.sub(r"\x1b\[([0-9;]*)m(.*?)(?=\x1b\[|\Z)", r'<span class="\1">\2</span>', lines, flags=re.DOTALL)
     return re.sub(r"\b(https?://[^\s<>\"]+)", r'<a href="\1">\1</a>', coloured)
-
-
-@pytest.mark.parametrize("name", ["markdown", "html", "math", "code", "json"])
-def test_no_public_payload_survives(name: str) -> None:
-    """A fifth of them here, as a whole output; the tests of render have them all."""
-
-    def harm(fragment: str) -> list[str]:
-        return harmful(fragment, HTML_TAGS, HTML_ATTRIBUTES)
-
-    sample = PAYLOADS[::5]
-    assert sum(bool(harm(payload)) for payload in sample) > 0.9 * len(sample)
-    answers = [json.dumps({payload: payload}) if name == "json" else payload for payload in sample]
-    assert [text for text in answers if harm(drawn(shown(name, text, note=text[:80])))] == []
-
-
-def test_no_public_payload_survives_in_an_error() -> None:
-    survivors = [p for p in PAYLOADS if harmful(in_an_error(broken_off("openai", f"\x1b[31m{p}\x1b[0m", "row")))]
-    assert survivors == []
-    for payload in PAYLOADS:
-        for line in broken_off("openai", f"\x1b]0;x\x07{payload}", "row")._render_traceback_():
-            assert plain_text(line) == line, "nothing steers a terminal"
 
 
 def test_an_error_that_a_provider_sends_is_text(

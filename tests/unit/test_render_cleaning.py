@@ -16,15 +16,6 @@ def survives(fragment: str) -> list[str]:
     return harmful(fragment, HTML_TAGS, HTML_ATTRIBUTES - {"class"})
 
 
-def test_the_judge_flags_what_is_not_cleaned() -> None:
-    """The control: otherwise the tests below could not fail."""
-    assert sum(bool(survives(payload)) for payload in PAYLOADS) >= 0.9 * len(PAYLOADS)
-
-
-def test_no_public_payload_survives() -> None:
-    assert [payload for payload in PAYLOADS if survives(clean_html(payload))] == []
-
-
 FRAMES = [
     "<table><tr><td>{}</table>",
     "<ul><li>{}",

@@ -8,7 +8,6 @@ import pytest
 from markdown_it import MarkdownIt
 
 from ipyconvexai.render import harden_markdown, latex_bundle
-from tests.judging import PAYLOADS, harmful
 
 PERMISSIVE = MarkdownIt("js-default", {"html": True, "linkify": False})
 # Of MathJax 3, all its packages, and KaTeX: what makes links, styles and attributes, or loads.
@@ -35,14 +34,6 @@ def test_no_command_with_a_link_or_style_is_left(name: str, before: str) -> None
     assert latex(tex)
     assert active(latex(tex)) == []
     assert active(harden_markdown(f"${tex}$ and\n\n$$\n{tex}\n$$")) == []
-
-
-def test_no_public_payload_survives_in_a_formula() -> None:
-    """Viewers put the text into the page, read it as markdown, or give it to MathJax."""
-    drawn = [latex(p) or latex(re.sub("[{}\\\\]", "", p)) for p in PAYLOADS]
-    assert sum(map(bool, drawn)) > 0.9 * len(PAYLOADS)
-    survivors = [tex for tex in drawn if harmful(tex) or harmful(PERMISSIVE.render(tex)) or active(tex)]
-    assert survivors == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from IPython.core.error import UsageError
 
 from ipyconvexai import errors
 from ipyconvexai.notebook.options import FLAGS, OPTIONS
+from tests.magics import conftest as magics
 from tests.magics.conftest import Run, Scripted
+from tests.promises.promising import Figure, Tries
+
+PROMISE = "any line after `%ai` gives a result or one readable error, never a raw traceback"
+TRIES = Tries(1000, 20_000, "lines and cells")
+
+bare_shell, shell, endpoint, run = magics.bare_shell, magics.shell, magics.endpoint, magics.run
 
 # --eval runs the cell as Python: what that raises is the user's own.
 WORDS = [*OPTIONS, *(flag for flag in FLAGS if flag != "--eval")]
@@ -115,18 +123,9 @@ def check(error: Any) -> None:
     assert str(error).strip()
 
 
-def try_lines(run: Run, examples: int) -> None:
-    seen = {"asked": 0, "refused": 0}
-
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(lines, st.none() | cells)
-    def each(line: str, cell: str | None) -> None:
-        error = run(f"%ai {line}" if cell is None else f"%%ai {line}\n{cell}")
-        check(error)
-        seen["asked" if error is None else "refused"] += 1
-
-    each()
-    assert min(seen.values()) > examples / 20, f"the lines are of one kind: {seen}"
+def is_told(printed: str) -> bool:
+    """Whether what the shell printed of an error is no traceback: no frame of it, no line of a file."""
+    return not re.search(r"Traceback \(most recent call last\)|^(File|Cell|Input) .*line \d+|^-+> \d+ ", printed, re.M)
 
 
 @pytest.fixture
@@ -137,11 +136,30 @@ def anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
 
 
-def test_any_line_gives_a_result_or_one_error(run: Run, endpoint: Scripted, anywhere: None):
-    try_lines(run, 1000)
+@TRIES.both
+def test_any_line_gives_a_result_or_one_error(
+    run: Run, endpoint: Scripted, anywhere: None, capsys: pytest.CaptureFixture[str], figure: Figure, tries: int
+) -> None:
+    seen = {"asked": 0, "refused": 0}
+
+    @settings(max_examples=tries, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(lines, st.none() | cells)
+    def each(line: str, cell: str | None) -> None:
+        capsys.readouterr()
+        error = run(f"%ai {line}" if cell is None else f"%%ai {line}\n{cell}")
+        check(error)
+        if error is not None:
+            printed = "".join(capsys.readouterr())
+            assert is_told(printed), printed
+        seen["asked" if error is None else "refused"] += 1
+
+    each()
+    assert min(seen.values()) > tries / 20, f"the lines are of one kind: {seen}"
+    told = f"0 tracebacks; {seen['asked']:,} results, {seen['refused']:,} errors of one sentence"
+    figure(told, f"{tries:,} {TRIES.of}")
 
 
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-def test_any_of_very_many_lines_gives_a_result_or_one_error(run: Run, endpoint: Scripted, anywhere: None):
-    try_lines(run, 20_000)
+def test_a_raw_traceback_would_be_seen(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """The control: what Python itself raises is printed as one."""
+    assert isinstance(run("1 / 0"), ZeroDivisionError)
+    assert not is_told("".join(capsys.readouterr()))

@@ -1,66 +1,22 @@
-"""Fields in a prompt: what they become, what stays, and that no variable leads to the environment."""
+"""Fields in a prompt: what they become, and what stays. That they lead nowhere else is one of tests/promises."""
 
 from __future__ import annotations
 
 import collections
 import datetime
 import enum
-import functools
-import json
-import os
 import subprocess
 import sys
 import time
-import types
-import weakref
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from IPython.core.error import UsageError
 
 from ipyconvexai.context import closed
 from ipyconvexai.notebook.interpolation import interpolate
-from ipyconvexai.settings import Secret, remember_secret
-
-PLANTED = {
-    "PLANTED_API_KEY": "sk-planted-9f8e7d6c5b4a3928170600112233",
-    "PLANTED_PLAIN": "a-planted-value-without-a-telling-name",
-    "PLANTED_PATH": "/planted/path:/another/planted/path",
-}
-
-
-@pytest.fixture(autouse=True)
-def planted(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in PLANTED.items():
-        monkeypatch.setenv(name, value)
-    remember_secret(PLANTED["PLANTED_API_KEY"])  # else the environment is looked at once a second
-
-
-def leaks(text: str) -> list[str]:
-    """The planted values, and beginnings of them, that are in `text`."""
-    return [value for value in PLANTED.values() if value[:16] in text]
-
-
-def sent(text: str, names: dict[str, Any]) -> str:
-    """What would be sent, or what the user would be told."""
-    try:
-        return interpolate(text, names)
-    except UsageError as error:
-        return str(error)
-
-
-def is_text(attack: str) -> bool:
-    """Whether it is no usage error."""
-    try:
-        interpolate(attack, hostile())
-    except UsageError:
-        return False
-    return True
 
 
 class Color(enum.Enum):
@@ -214,223 +170,11 @@ def test_a_missing_key_is_not_made_by_looking():
     assert counts == {}
 
 
-# ------------------------------------------------------------------------------------- nothing of the environment
-def function() -> None:
-    """Its globals hold `os`."""
-
-
-class AnyAttribute:
-    def __getattr__(self, name: str) -> Any:
-        return os.environ
-
-
-class Holder:
-    def __init__(self) -> None:
-        self.os, self.environ, self.here, self.kind = os, os.environ, function, Paper
-
-    def method(self) -> None: ...
-
-
-@dataclass
-class Box:
-    inside: Any
-
-
-class Formats:
-    def __format__(self, spec: str) -> str:
-        return str(os.environ)
-
-
-class Shows:
-    def __str__(self) -> str:
-        return f"Settings({dict(os.environ)})"
-
-    __repr__ = __str__
-
-
-def hostile() -> dict[str, Any]:
-    raw = os.environb if os.supports_bytes_environ else os.environ
-    try:
-        raise ValueError("no")
-    except ValueError as error:
-        traceback = error.__traceback__
-    return {
-        "doc": "evil {os.environ} {holder.environ} {x.__class__}",
-        "os": os,
-        "environ": os.environ,
-        "raw": raw,
-        "function": function,
-        "holder": Holder(),
-        "any": AnyAttribute(),
-        "mods": [os, sys],
-        "box": [os.environ],
-        "deep": {"a": [({"b": os.environ},)]},
-        "copy": dict(os.environ),
-        "more": {**os.environ, "MORE": "1"},
-        "chain": collections.ChainMap({}, os.environ),
-        "proxy": types.MappingProxyType(os.environ),
-        "weak": weakref.proxy(os.environ),
-        "view": os.environ.items(),
-        "values": os.environ.values(),
-        "space": types.SimpleNamespace(inner=os.environ, module=os, os=types.SimpleNamespace(environ=os.environ)),
-        "data": Box(os.environ),
-        "formats": Formats(),
-        "shows": Shows(),
-        "raws": [raw],
-        "copies": [dict(os.environ)],
-        "pairs": sorted(os.environ.items()),
-        "long": ["x" * 7990, os.environ],
-        "queue": collections.deque([os.environ]),
-        "frame": sys._getframe(),
-        "traceback": traceback,
-        "generator": (number for number in range(3)),
-        "partial": functools.partial(function),
-        "array": np.array([os.environ, dict(os.environ)], dtype=object),
-        "d": {"os": os, "environ": os.environ},
-        "modules": sys.modules,
-    }
-
-
-ATTACKS = [
-    *(
-        "{doc}",
-        "{os}",
-        "{os.environ}",
-        "{environ}",
-        "{environ[PLANTED_PLAIN]}",
-        "{environ.data}",
-        "{raw}",
-        "{environ!r}",
-    ),
-    *("{function}", "{function.__globals__}", "{function.__globals__[os].environ}", "{function.__code__}"),
-    *(
-        "{holder.method}",
-        "{holder.method.__func__.__globals__}",
-        "{holder.__init__.__globals__[os]}",
-        "{holder.os.environ}",
-    ),
-    *("{holder.environ}", "{holder.environ[PLANTED_API_KEY]}", "{holder.here.__globals__}", "{holder.kind.__mro__}"),
-    *(
-        "{any}",
-        "{any.x}",
-        "{any.os.environ}",
-        "{any.x[PLANTED_PLAIN]}",
-        "{mods[0].environ}",
-        "{mods[0]}",
-        "{mods[1].modules}",
-    ),
-    *(
-        "{box}",
-        "{box[0]}",
-        "{box[0][PLANTED_PLAIN]}",
-        "{box!r}",
-        "{box!full}",
-        "{box!s:.5000}",
-        "{deep}",
-        "{deep!full}",
-    ),
-    *("{deep[a]}", "{deep[a][0]}", "{copy}", "{copy[PLANTED_PLAIN]}", "{more}", "{chain}", "{chain[PLANTED_PLAIN]}"),
-    *("{chain.maps}", "{chain.maps[1]}", "{proxy}", "{proxy[PLANTED_PLAIN]}", "{weak}", "{weak[PLANTED_PLAIN]}"),
-    *(
-        "{view}",
-        "{values}",
-        "{view.mapping}",
-        "{space}",
-        "{space.inner}",
-        "{space.module.environ}",
-        "{space.os.environ}",
-    ),
-    *(
-        "{data}",
-        "{data.inside}",
-        "{data!r}",
-        "{formats:x}",
-        "{formats:}",
-        "{shows}",
-        "{shows!r}",
-        "{long}",
-        "{long!full}",
-        "{pairs!full}",
-    ),
-    *(
-        "{queue}",
-        "{queue[0]}",
-        "{frame}",
-        "{frame.f_globals}",
-        "{traceback.tb_frame.f_globals}",
-        "{generator.gi_frame}",
-    ),
-    *(
-        "{partial.func}",
-        "{partial.func.__globals__}",
-        "{array}",
-        "{array[0]}",
-        "{array!full}",
-        "{d}",
-        "{d[os].environ}",
-    ),
-    *("{d[environ]}", "{modules[os].environ}", "{doc:{environ}}", "{doc:{os.environ}}", "{{environ}}", "{doc!r}"),
-]
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_no_value_of_the_environment_gets_out(attack: str):
-    text = sent(attack, hostile())
-    assert leaks(text) == []
-    assert "builtins" not in text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{raws}",
-        "{copies}",
-        "{box}",
-        "{deep}",
-        "{data}",
-        "{shows}",
-        "{long}",
-        "{array}",
-        "{queue}",
-        "{formats:x}",
-        "{pairs}",
-    ],
-)
-def test_a_value_that_holds_the_environment_is_refused(text: str):
-    with pytest.raises(UsageError, match=r"holds the environment|cannot be formatted"):
-        interpolate(text, hostile())
-
-
-def test_keys_that_are_known_are_not_sent_from_variables():
-    key = PLANTED["PLANTED_API_KEY"]
-    given = {
-        "key": key,
-        "notes": f"my key is {key}.",
-        "l": [f"x{key}"],
-        "secret": Secret("a-secret-0123456789"),
-        "s": {"k": key},
-    }
-    assert interpolate("{key} {notes} {l} {s[k]} {s}", given) == "*** my key is ***. ['x***'] *** {'k': '***'}"
-    assert interpolate("{secret} {secret!r} {secret.reveal}", given) == "Secret(***) Secret(***) {secret.reveal}"
-    assert "a-secret" not in sent("{secret:x} {secret._Secret__reveal} {secret!full}", given)
-    assert interpolate(key, given) == key  # typed: the user's own choice
-
-
-def test_no_byte_of_the_environment_is_sent(run: Any, endpoint: Any, shell: Any):
-    shell.user_ns.update(hostile())
-    attacks = [attack for attack in ATTACKS if is_text(attack)]
-    assert len(attacks) > 50
-    assert run("%%ai\nhostile\n" + "\n".join(attacks)) is None
-    assert leaks(str(endpoint.calls[0].body)) == []
-    assert run("%%ai\n{box}") is not None
-    assert endpoint.count == 1  # nothing was sent
-
-
 # ------------------------------------------------------------------------------------------------ determinism
 def test_addresses_and_the_order_of_sets_do_not_show():
     class Plain: ...
 
-    given = {"plain": Plain(), "l": [Plain(), function], "s": set("hgfedcba"), "f": frozenset({"b", "a"}), "e": set()}
+    given = {"plain": Plain(), "l": [Plain(), sorted], "s": set("hgfedcba"), "f": frozenset({"b", "a"}), "e": set()}
     text = interpolate("{plain} {l} {s} {f} {e}", given)
     assert "0x" not in text
     assert text.endswith("{'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'} frozenset({'a', 'b'}) set()")
@@ -495,52 +239,6 @@ def test_a_tensor_is_read_as_an_array():
     assert "of 5,000 elements" in interpolate("{t}", {"t": Tensor()})
 
 
-# ---------------------------------------------------------------------------------------------------- any input
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates(),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(max_size=4), inner, max_size=4)
-        | st.sets(st.integers(), max_size=3)
-        | st.tuples(inner)
-    ),
-    max_leaves=8,
-)
-NAMES = st.dictionaries(st.sampled_from(["a", "b", "df", "In", "Out", "name", "x1", "é"]), VALUES, max_size=5)
-PIECES = st.sampled_from(
-    "{ } {{ }} {a} {b[0]} {b[a]} {df!full} {a:.2f} {a:>9} {a!r} {In[3]} {Out[x]} {a:{b}} {b.real} {a.b.c} [ ] . : ! \\ "
-    "\\frac{a}{b} '\" \n {name {é} {x1:%Y} {a[ {a['b']}".split(" ")
-)
-TEXTS = st.lists(PIECES | st.text(max_size=5), max_size=12).map("".join)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
-@given(TEXTS, NAMES)
-def test_any_text_with_any_names_is_a_text_or_a_usage_error(text: str, given_names: dict[str, Any]):
-    try:
-        result = interpolate(text, given_names)
-    except UsageError as error:
-        told = str(error)
-    else:
-        told = ""
-        assert interpolate(text, given_names) == result
-    assert "\n" not in told
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
-@given(st.text() | TEXTS)
-def test_a_text_goes_unchanged_where_nothing_is_named(text: str):
-    assert interpolate(text, {}) == text
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
-@given(TEXTS)
-def test_a_value_that_holds_fields_goes_in_as_it_is(value: str):
-    given_names = {"doc": value, "a": "READ AGAIN", "b": ["READ AGAIN"], "name": "READ AGAIN"}
-    assert interpolate("<{doc}>", given_names) == f"<{value}>"
-    assert interpolate("{d[k]}", {"d": {"k": value}, **given_names}) == value
-
-
 @pytest.mark.parametrize(
     "text", ["{" * 20_000, "{a:" * 20_000, "{a:" + "{b}" * 10_000, "\\ab{" * 5_000, "{a[" * 9_000, "\\ab[[" * 20_000]
 )
@@ -586,11 +284,3 @@ def test_plain_values_import_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd()
     ).stdout
     assert seen.strip() == "[]"
-
-
-def test_a_text_is_the_user_s_own():
-    """Also where they have put the environment into it; known keys are taken out all the same."""
-    own = json.dumps(dict(os.environ))
-    text = interpolate("{own}", {"own": own})
-    assert PLANTED["PLANTED_PLAIN"] in text
-    assert PLANTED["PLANTED_API_KEY"] not in text

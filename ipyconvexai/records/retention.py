@@ -1,0 +1,86 @@
+"""Removes content that is older than so many days, by itself, while an app is open. Calls the store and ``removal``.
+
+Promises: it takes what ``ai.ledger.purge(before=...)`` takes, from the file's bytes, too; it looks at the start and
+then once a day, beside everything else; the file is written anew only where something has expired, and not more than
+once a day, whoever has it open; an error is told in ``ai.doctor()`` and in the log, and stops nobody.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable
+
+from ipyconvexai.records.removal import Purged, purge, summary
+from ipyconvexai.store.clock import utc_now
+from ipyconvexai.store.database import MEMORY
+from ipyconvexai.store.link import Store
+from ipyconvexai.store.purging import Criteria, Kind, found
+
+__all__ = ["Retention"]
+
+_log = logging.getLogger(__name__)
+HOUR = 3600.0
+LAST_WORD = 5.0  # seconds that closing waits for a removal that has begun; the keeper finishes it all the same
+
+
+class Retention:
+    """Of one ledger; `days` is how long content stays."""
+
+    def __init__(self, store: Store, days: float, now: Callable[[], datetime.datetime] = utc_now) -> None:
+        self._store = store
+        self._days = datetime.timedelta(days=days)
+        self._now = now
+        self._looked: datetime.date | None = None
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._told = "it was not looked yet"
+
+    def __str__(self) -> str:
+        return self._told
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._keep, name="ipyconvexai-retention", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._thread is not None and self._thread.ident != threading.get_ident():
+            self._thread.join(LAST_WORD)
+
+    def _keep(self) -> None:
+        while True:
+            self.look()
+            # Not all notebooks at the same second after midnight, and a machine that slept is not a day late.
+            if self._closed.wait(HOUR * random.uniform(0.5, 1)):
+                return
+
+    def look(self) -> None:
+        """Remove what has expired, if nobody looked today."""
+        now = self._now()
+        if self._looked == now.date() or not self._is_there():
+            return
+        try:
+            removed = self._expire(now)
+        except Exception as error:  # nobody is there to catch it
+            self._told = f"at {now:%Y-%m-%d %H:%M} UTC nothing could be removed: {error}"
+            if not self._closed.is_set():
+                _log.warning("%s: what has expired could not be removed: %s", self._store.path, error)
+        else:
+            self._looked = now.date()
+            self._told = f"at {now:%Y-%m-%d %H:%M} UTC this process removed {removed or 'nothing'}"
+
+    def _is_there(self) -> bool:
+        """Looking makes no ledger."""
+        return self._store.path == MEMORY or os.path.exists(self._store.path)
+
+    def _expire(self, now: datetime.datetime) -> Purged | None:
+        # By whole days: else what expired a minute ago would have the file written anew at each start of a notebook.
+        midnight = datetime.datetime.combine(now.date(), datetime.time())
+        kinds = [Kind(*kind) for kind in self._store.read(*found(Criteria(before=midnight - self._days)))]
+        if all(kind.open for kind in kinds):
+            return None
+        return purge(self._store, Criteria(before=now - self._days), summary(kinds, {}))

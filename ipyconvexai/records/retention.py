@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 from ipyconvexai.records.removal import Purged, purge, summary
 from ipyconvexai.store.clock import utc_now
-from ipyconvexai.store.database import MEMORY
 from ipyconvexai.store.link import Store
 from ipyconvexai.store.purging import Criteria, Kind, found
 
@@ -75,7 +74,7 @@ class Retention:
 
     def _is_there(self) -> bool:
         """Looking makes no ledger."""
-        return self._store.path == MEMORY or os.path.exists(self._store.path)
+        return self._store.path == ":memory:" or os.path.exists(self._store.path)
 
     def _expire(self, now: datetime.datetime) -> Purged | None:
         # By whole days: else what expired a minute ago would have the file written anew at each start of a notebook.

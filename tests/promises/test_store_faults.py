@@ -43,7 +43,10 @@ from tests.promises.children import Child
 from tests.promises.promising import Figure
 from tests.store.helpers import COLUMNS, ROOT, add, child, finish, row, titles
 
-PROMISE = "whatever happens to the file or to the clock: one clear error with a cure, nothing lost, and then it goes on"
+PROMISE = (
+    "a file that is damaged, foreign, moved, missing or not writable gives one clear error with a cure, and when it is"
+    " mended everything goes on; a clock that jumps loses nothing"
+)
 
 
 @pytest.fixture

@@ -186,7 +186,8 @@ class Database:
     def _log_of_another_file_kept(self) -> Iterator[None]:
         """Closing removes the write-ahead log by its name, even where a file put in our place has one by now."""
         log, aside = f"{self.path}.wal", f"{self.path}.wal.kept"
-        if not self._is_displaced() or _identity(log) in (self._log, _NOBODY):
+        begun_since = self._log == _NOBODY and not os.path.exists(self.path)  # in the commit in which the file went
+        if not self._is_displaced() or begun_since or _identity(log) in (self._log, _NOBODY):
             yield
             return
         with contextlib.suppress(OSError):
@@ -253,6 +254,11 @@ class Database:
             )
 
     def _refuse_a_damaged_log(self) -> None:
+        if not os.path.exists(self.path) and replay.has_commits(self.path):  # a new file would have them deleted
+            raise LedgerCorruptError(
+                f"{self.path} is missing, and its write-ahead log {self.path}.wal has commits that are nowhere else",
+                cure="Put the file back beside its log; or move the log away, and a new ledger is begun.",
+            )
         if replay.is_damaged(self.path):
             raise LedgerCorruptError(
                 f"the write-ahead log {self.path}.wal is damaged in the middle, and has commits behind that place",

@@ -19,10 +19,11 @@ import re
 import shutil
 import struct
 import tempfile
+from collections.abc import Callable
 
 import duckdb
 
-__all__ = ["is_damaged"]
+__all__ = ["has_commits", "is_damaged"]
 
 _FRAME = struct.Struct("<QQ")  # length, checksum
 _COMMIT = bytes.fromhex("e7fe7d722fed3d5e 640064ffff")  # the checksum of its entry and what it says; its length is 5
@@ -44,12 +45,21 @@ def is_damaged(path: str) -> bool:
     return _loses(log) and not _loses_of_a_good_one() and _loses(log)
 
 
-def _loses(path: str) -> bool:
+def has_commits(path: str) -> bool:
+    """Whether the log of the ledger `path` has any."""
+    return _asked(f"{path}.wal", lambda log: log.rfind(_COMMIT) >= 0)
+
+
+def _asked(path: str, question: Callable[[Log], bool]) -> bool:
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
-            return _loses_commits(log)
+            return question(log)
     except (OSError, ValueError):  # there is none, or it is empty
         return False
+
+
+def _loses(path: str) -> bool:
+    return _asked(path, _loses_commits)
 
 
 def _loses_commits(log: Log) -> bool:
@@ -77,12 +87,7 @@ def _loses_of_a_good_one() -> bool:
             with duckdb.connect(path) as connection:
                 connection.execute("CREATE TABLE a (b VARCHAR)")
                 connection.execute("INSERT INTO a VALUES ('c')")
-                return not _has_commits(f"{path}.wal") or _loses(f"{path}.wal")
+                return not has_commits(path) or _loses(f"{path}.wal")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return True
-
-
-def _has_commits(path: str) -> bool:
-    with open(path, "rb") as file:
-        return _COMMIT in file.read()

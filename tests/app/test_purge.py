@@ -1,11 +1,9 @@
-"""``ai.ledger.purge``: content goes for good, what it cost stays."""
+"""``ai.ledger.purge``: content goes, what it cost stays. For good: that is in tests/promises/test_purged.py."""
 
 from __future__ import annotations
 
 import datetime
-import secrets
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ from ipyconvexai import errors
 from ipyconvexai.ids import new_id
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.testing import Answer, Endpoint, Fault, ToolCall
-from tests.store.helpers import keepers_of, wait_for
 
 
 @pytest.fixture
@@ -232,35 +229,3 @@ def test_the_summary_says_it_in_words(ledger: Any):
     assert str(done).startswith("1 call, 2 messages, 1 conversation, of 20")
     assert (int(done), bool(done)) == (4, True)
     assert str(ledger.purge(everything=True)) == "nothing"
-
-
-def test_no_byte_of_it_is_left(cold_keepers: None, endpoint: Endpoint, tmp_path: Path):
-    """Questions, answers, instructions, errors, titles, documents, jobs."""
-    folder = tmp_path / "alone"
-    folder.mkdir()
-    path = folder / "ledger.duckdb"
-    marks = {name: f"mark-{secrets.token_hex(16)}" for name in "prompt answer system error title document job".split()}
-    kept = f"kept-{secrets.token_hex(16)}"
-    endpoint.reply([Answer(f"a {marks['answer']}"), Fault(400, message=f"no {marks['error']}"), Answer(kept)])
-    with ai.connect(str(path), model="openai:gpt-4o-mini") as app:
-        ai.generate(f"a {marks['prompt']}", system=f"a {marks['system']}", conversation=f"a {marks['title']}")
-        ai.safe_generate("wrong")
-        ai.generate("more")
-        app.records.add_documents([f"a {marks['document']}"])
-        add_job(app.store, "{}", f'"{marks["job"]}"')
-        before = {name for name, mark in marks.items() if mark.encode() in _bytes_of(folder)}
-        for mark in marks.values():
-            app.ledger.purge(containing=mark)
-    wait_for(lambda: not keepers_of(path), "the keeper to end")
-    left = _bytes_of(folder)
-    assert not [name for name, mark in marks.items() if mark.encode() in left]
-    assert kept.encode() in left
-    assert before == set(marks)  # seen like this they were there
-
-
-def _bytes_of(folder: Path) -> bytes:
-    """Read in a process of its own: closing a database file here could drop a lock on it."""
-    import subprocess
-
-    files = [str(file) for file in folder.iterdir() if file.is_file()]
-    return subprocess.run(["cat", *files], capture_output=True, check=True).stdout

@@ -1,51 +1,64 @@
-"""A file that is held, damaged, too new, not ours, not writable, or on a full disk: one clear error, nothing lost."""
+"""A file that is damaged, too new, not ours, not writable, moved or gone, and a clock that jumps.
+
+Each gives one clear error, loses nothing, and leaves everything usable. Torn logs, flipped bits, full disks, files of
+old schemas and those that another program holds have files of their own here.
+"""
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 
+import ipyconvexai as ai
 from ipyconvexai.errors import (
-    DiskFullError,
     Error,
     InputError,
     LedgerCorruptError,
-    LedgerLockedError,
     LedgerReadOnlyError,
     LedgerTooNewError,
     StoreError,
 )
 from ipyconvexai.ids import new_id
-from ipyconvexai.store import faults
+from ipyconvexai.store import clock, faults
 from ipyconvexai.store.database import Database
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.link import KeeperStore, open_store
 from ipyconvexai.store.transaction import Statement
 from ipyconvexai.store.writer import Insert
-from tests.store.helpers import COLUMNS, ROOT, add, append, child, finish, line_of, row, titles, wait_for
+from ipyconvexai.testing import Endpoint
+from tests.promises.children import Child
+from tests.promises.promising import Figure
+from tests.store.helpers import COLUMNS, ROOT, add, child, finish, row, titles
 
-FOREIGN = """
-import duckdb, sys
-connection = duckdb.connect(sys.argv[1])
-print(connection.execute("SELECT count(*) FROM conversations").fetchall()[0][0], flush=True)
-sys.stdin.read()
-"""
+PROMISE = (
+    "a file that is damaged, foreign, moved, missing or not writable gives one clear error with a cure, and when it is"
+    " mended everything goes on; a clock that jumps loses nothing"
+)
 
 
-def foreign(path: str) -> subprocess.Popen[str]:
-    """Another program that opens the file with DuckDB itself, and holds it."""
-    command = [sys.executable, "-c", FOREIGN, path]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def ledger(tmp_path: Path) -> str:
+    return str(tmp_path / "ledger" / "ledger.duckdb")
+
+
+@pytest.fixture
+def store(ledger: str) -> Iterator[KeeperStore]:
+    opened = KeeperStore(ledger)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
@@ -61,73 +74,135 @@ def file(tmp_path: Path) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------- other programs
-def test_another_program_can_open_the_file_while_all_are_idle_and_is_named_while_it_does(
-    store: KeeperStore, ledger: str
+# ---------------------------------------------------------------------------------------------- through the whole way
+def put_text(path: Path) -> None:
+    path.write_text("What a surprise. " * 1000)
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, 9000)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def flip_header(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[20] ^= 0xFF
+    path.write_bytes(data)
+
+
+def put_another_database(path: Path) -> None:
+    path.unlink()
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE requests (mine INTEGER)")
+
+
+def leave_the_log_alone(path: Path) -> None:
+    with Child(write_and_die, str(path)) as child:
+        assert child.hear() == "written"
+    path.unlink()
+
+
+def write_and_die(say: Callable[[Any], None], path: str) -> None:
+    engine = Engine(path)
+    assert engine.write([Insert("conversations", COLUMNS, [row("in the log")])]).result(60) == [None]
+    say("written")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+FAULTS = [put_text, cut_short, empty, flip_header, put_another_database, leave_the_log_alone]
+
+
+def test_each_fault_is_one_error_and_when_it_is_mended_everything_goes_on(
+    endpoint: Endpoint, file: Path, figure: Figure
 ):
-    add(store, "one", "two")
-    early = foreign(ledger)
-    assert line_of(early) == "", "the file was not even held while it was in use"
-    early.communicate()
-
-    def opened() -> subprocess.Popen[str] | None:
-        process = foreign(ledger)
-        if line_of(process) == "2":
-            return process
-        process.communicate()
-        return None
-
-    holder = wait_for(opened, "the file to be let go", 10)
-    try:
-        begun = time.monotonic()
-        writes = [append(store, row("held")) for _ in range(20)]
-        with pytest.raises(LedgerLockedError, match=rf"PID {holder.pid}\b"):
-            store.read("SELECT 1")
-        for write in writes:
-            with pytest.raises(LedgerLockedError, match=rf"PID {holder.pid}\b"):
-                write.result(20)
-        assert time.monotonic() - begun < 15
-    finally:
-        holder.communicate()
-    add(store, "three")
-    assert titles(store) == ["one", "two", "three"]
-
-
-def test_many_who_wait_for_a_held_file_wait_together(file: Path):
-    engine = Engine(str(file))
-    holder = foreign(str(file))
-    line_of(holder)
-    begun = time.monotonic()
-    failures: list[Error] = []
-
-    def read() -> None:
-        try:
-            engine.read("SELECT 1")
-        except LedgerLockedError as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=read) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(failures) == 20
-    assert time.monotonic() - begun < 15
-    holder.communicate()
-    assert engine.read("SELECT count(*) FROM conversations") == [(200,)]
-    engine.close()
+    good = file.read_bytes()
+    for fault in FAULTS:
+        path, whole = file.with_name(f"{fault.__name__}.duckdb"), file.with_name("whole.duckdb")
+        path.write_bytes(good)
+        fault(path)
+        broken = path.read_bytes() if path.exists() else None
+        endpoint.clear()
+        with ai.connect(str(path), model="openai:gpt-4o-mini") as app:
+            for _ in range(2):
+                with pytest.raises(StoreError) as refused:
+                    ai.generate("while it is broken")
+                assert refused.value.cure, fault.__name__
+                with pytest.raises(StoreError):
+                    app.ledger.sql("SELECT 1")
+            assert endpoint.count == 0, f"{fault.__name__}: something was sent unrecorded"
+            assert (path.read_bytes() if path.exists() else None) == broken, f"{fault.__name__}: it was changed"
+            whole.write_bytes(good)
+            os.replace(whole, path)
+            assert ai.generate("mended").text == "echo: mended"
+            more = ["in the log"] if fault is leave_the_log_alone else []
+            found = app.ledger.sql("SELECT title FROM conversations WHERE title NOT LIKE 'row %'").fetchall()
+            assert found == [(title,) for title in more], fault.__name__
+            count = app.ledger.sql("SELECT count(*) FROM conversations").fetchall()
+            assert count == [(200 + len(more),)], fault.__name__
+    figure(f"{len(FAULTS)} of {len(FAULTS)} faults reported, 0 calls sent, 0 rows lost", f"{len(FAULTS)} faults")
 
 
-def test_a_file_that_is_held_for_a_moment_is_waited_for(file: Path):
-    holder = foreign(str(file))
-    assert line_of(holder) == "200"
-    release = threading.Timer(0.5, holder.communicate)
-    release.start()
-    engine = Engine(str(file))
-    assert engine.read("SELECT count(*) FROM conversations") == [(200,)]
-    release.join()
-    engine.close()
+# ---------------------------------------------------------------------------------------------- the clock
+class Clock:
+    """What this process takes for the time; the rest of the machine goes on as before."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.hours = 0.0
+        monkeypatch.setattr(clock, "datetime", self)
+        monkeypatch.setattr(new_id, "__defaults__", (self._nanoseconds, os.urandom))
+
+    UTC = datetime.UTC
+
+    @property
+    def datetime(self) -> Clock:
+        return self
+
+    def now(self, zone: Any) -> Any:
+        return datetime.datetime.now(zone) + datetime.timedelta(hours=self.hours)
+
+    def _nanoseconds(self) -> int:
+        return time.time_ns() + int(self.hours * 3600e9)
 
 
+def test_a_clock_that_jumps_loses_nothing_and_changes_no_order(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Figure
+):
+    jumping = Clock(monkeypatch)
+    jumps = [0.0, 1.0, -1.0, 30.0, -30.0, 0.5, 0.0]  # hours from the true time
+    asked, moments = [], []
+    with ai.connect(str(tmp_path / "ledger.duckdb"), model="openai:gpt-4o-mini") as app:
+        for number, hours in enumerate(jumps):
+            jumping.hours = hours
+            for part in ("a", "b"):
+                asked.append(f"question {number}{part}")
+                moments.append(clock.utc_now())
+                ai.generate(asked[-1], conversation="talk")
+        rows = app.ledger.sql("SELECT id::VARCHAR, sent_at, duration_ms, status FROM calls ORDER BY id").fetchall()
+        assert [call.prompt for call in endpoint.calls] == asked
+        assert len(rows) == len(asked)
+        assert {status for *_, status in rows} == {"ok"}
+        # Ids go on by one where the clock goes back, so their order is the order in which it happened.
+        said = app.ledger.sql("SELECT request FROM calls ORDER BY id").fetchall()
+        assert [json.loads(body)["messages"][-1]["content"] for (body,) in said] == asked
+        history = endpoint.calls[-1].body["messages"]  # what the model is told of the conversation
+        assert [message["content"] for message in history if message["role"] == "user"] == asked
+        assert all(0 <= milliseconds < 60_000 for _, _, milliseconds, _ in rows), "a duration by the clock of the wall"
+        instants = [sent_at.replace(tzinfo=None) for _, sent_at, _, _ in rows]
+        late = [abs(sent_at - moment) for sent_at, moment in zip(instants, moments, strict=True)]
+        assert max(late) < datetime.timedelta(seconds=30), "an instant that is not of the clock"
+        # A purge goes by what the rows say: those of the hours that were set back are the old ones.
+        border = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=30)
+        old = sum(sent_at < border.replace(tzinfo=None) for sent_at in instants)
+        assert app.ledger.purge(before=border).calls == old == 4
+        left = app.ledger.sql("SELECT count(*), count(request) FROM calls").fetchall()
+        assert left == [(len(asked), len(asked) - old)]
+    figure(f"0 of {len(asked)} calls lost or out of order", f"{len(jumps) - 1} jumps of the clock")
+
+
+# ---------------------------------------------------------------------------------------------- what stands there
 def test_a_folder_is_called_one(tmp_path: Path):
     engine = Engine(str(tmp_path))
     with pytest.raises(LedgerReadOnlyError, match=r"is a folder(?s:.*)ledger\.duckdb"):
@@ -199,12 +274,6 @@ def test_a_damaged_header_is_reported(file: Path, place: int):
 
 
 # ---------------------------------------------------------------------------------------------- not for us
-def test_a_newer_schema_is_refused(file: Path):
-    with duckdb.connect(str(file)) as connection:
-        connection.execute("INSERT INTO schema_migrations VALUES (999, 'from the future', now()::TIMESTAMP)")
-    check_refused(file, LedgerTooNewError)
-
-
 def test_a_file_of_a_newer_duckdb_is_refused(file: Path):
     data = bytearray(file.read_bytes())
     assert data[8:12] == b"DUCK"
@@ -265,43 +334,6 @@ def test_a_ledger_that_cannot_be_written_is_reported(tmp_path: Path, what: str):
         )
         folder.chmod(0o700)
     assert "cannot be written" in done.stdout, done.stderr
-
-
-# ---------------------------------------------------------------------------------------------- a full disk
-FULL = """
-import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))  # the keeper inherits it
-store = open_store(sys.argv[1])
-kept, refused = [], set()
-for number in range(60):
-    key = new_id()
-    try:
-        append(store, row('x' * 50_000, key)).result(60)
-        kept.append(key)
-    except Exception as error:
-        refused.add(type(error).__name__)
-print(len(kept), *refused, flush=True)
-sys.stdin.readline()
-room = int(sys.argv[3])
-import psutil
-(keeper,) = keepers_of(sys.argv[1])
-resource.prlimit(keeper, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-for _ in range(5): kept += add(store, 'after')
-there = {key for (key,) in store.read('SELECT id::VARCHAR FROM conversations')}
-assert set(kept) <= there, 'an acknowledged row is missing'
-print('whole', flush=True)
-store.close()
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="prlimit of another process is Linux only")
-@pytest.mark.parametrize("limit", [600_000, 1_200_000])
-def test_a_full_disk_loses_nothing_that_was_acknowledged_and_goes_on_when_there_is_room(ledger: str, limit: int):
-    process = child(FULL, ledger, limit, 0)
-    kept, *refused = line_of(process).split()
-    assert refused == [DiskFullError.__name__]
-    assert 0 < int(kept) < 60
-    assert "whole" in finish(process, "\n")
 
 
 # ---------------------------------------------------------------------------------------------- moved or deleted
@@ -378,10 +410,15 @@ def test_a_moved_file_is_let_go_at_once(file: Path):
     os.rename(file, elsewhere)
     with pytest.raises(LedgerCorruptError):
         engine.read("SELECT 1")
-    other = foreign(str(elsewhere))
-    assert line_of(other) == "201"
-    other.communicate()
+    with Child(count_rows, str(elsewhere)) as other:
+        assert other.hear() == 201
     engine.close()
+
+
+def count_rows(say: Callable[[Any], None], path: str) -> None:
+    """As another program would."""
+    with duckdb.connect(path) as connection:
+        say(connection.execute("SELECT count(*) FROM conversations").fetchall()[0][0])
 
 
 def test_a_file_put_in_place_of_the_open_one_is_left_whole_with_its_log(file: Path, tmp_path: Path):

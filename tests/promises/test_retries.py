@@ -29,6 +29,9 @@ from tests.providers.lab import HELLO, Lab, rows, statuses
 PROMISE = "one retry policy and no hidden retries: recorded attempts are the provider's hits, Retry-After is obeyed"
 TRIES = Tries(60, 3000, "calls")
 
+# On a machine that is busy otherwise an attempt may be admitted and not sent in time: it is judged again.
+SENT = "SELECT count(*) FROM calls WHERE error_code IS DISTINCT FROM 'not_sent'"
+
 FAULTS: list[Any] = [
     Fault(429), Fault(429, retry_after=0.2), Fault(500), Fault(503, headers={"x-should-retry": "true"}), Fault(408),
     Fault(409), Fault(400), Fault(529), Drop(), Drop(reset=True), Stall(), Answer("one two three", cut_after=1),
@@ -71,7 +74,7 @@ def test_recorded_attempts_are_the_providers_hits(tries: int, lab: Lab, endpoint
             if stream:
                 list(answer)
         hits = endpoint.count - before
-        recorded = lab.store.read("SELECT count(*) FROM requests")[0][0] - counted
+        recorded = lab.store.read(SENT)[0][0] - counted
         counted += recorded
         where = f"call {number} of seed {seed}: {script}, {retries} retries, stream={stream}"
         assert recorded == hits, where
@@ -125,7 +128,7 @@ def test_no_face_repeats_in_secret(face: Callable[[ai.App], object], app: ai.App
         begun = endpoint.count
         with contextlib.suppress(openai.OpenAIError, Error, ValueError):  # of half a JSON the SDK raises what json does
             face(app)
-        recorded = rows(app)
+        recorded = [row for row in rows(app) if row["error_code"] != "not_sent"]
         assert len(recorded) - counted == endpoint.count - begun > 0, fault
         counted = len(recorded)
         retried = [row for row in recorded if row["attempt"] > 1]

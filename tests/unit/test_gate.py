@@ -12,9 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipyconvexai.limits.counters import ASKS_AGAIN, LEAST_SLACK, slack_of
-from ipyconvexai.limits.definitions import UNITS_PER_USD, Asked, Definition
-from ipyconvexai.limits.gate import LONGEST_PAUSE, Admitted, Gate, Past, Refused
+from ipyconvexai.limits.counters import (
+    ASKS_AGAIN,
+    BATCH_MEMORY,
+    LEAST_SLACK,
+    Aligned,
+    Sliding,
+    counter_for,
+    slack_of,
+)
+from ipyconvexai.limits.definitions import UNITS_PER_USD, Asked, Definition, Measure, amount_text
+from ipyconvexai.limits.gate import LONGEST_PAUSE, Admitted, Gate, Past, Refused, usd_units
 
 START = 1_700_000_000.0 - 1_700_000_000.0 % 86400
 numbers = itertools.count()
@@ -511,3 +519,346 @@ def test_counters_that_nobody_needs_are_forgotten():
         (request_id,) = admitted(made, START + number, user=f"u{number}")
         made.settle(request_id, None, None, START + number)
     assert len(made._counters) < 1100
+
+
+# ---------------------------------------------------------------------------------------------- said word by word
+def test_a_fresh_gate():
+    made = Gate()
+    assert made.is_open
+    assert (made.definitions, made.rows(START)) == ((), [])
+    assert isinstance(made.judge(call("r"), START), Admitted)
+    assert made.holds("r")
+    assert not made.holds("another")
+    assert not made.waits("r")
+    made.cancel("r", START)
+    made.cancel("r", START)
+    made.settle("r", None, None, START)
+    assert not made.holds("r")
+
+
+def test_what_is_refused_says_why():
+    unknown = gate(limit("t", tokens=10)).judge(call(), START)
+    assert unknown == Refused("t", "its size was not estimated", 0.0, "estimate")
+    priced = gate(budget("b", usd=1))
+    assert priced.judge(call(tokens=1), START) == Refused("b", "the price of m at p is not known", None, "price")
+    nobody = priced.judge(call(tokens=1, provider="", model=""), START)
+    assert nobody == Refused("b", "the price of this call at its provider is not known", None, "price")
+    assert isinstance(priced.judge(call(usd=5), START), Refused), "without tokens there is no price"
+    large = gate(budget("b", tokens=10)).judge(call(tokens=11), START)
+    assert large == Refused(
+        "b", "this call alone needs about 11 tokens, more than its 10 tokens per minute", None, "never", of_budget=True
+    )
+    assert gate(limit("l", tokens=10)).judge(call(tokens=11), START).of_budget is False  # type: ignore[union-attr]
+    spent = gate(budget("b", tokens=10, per="day"), past=[Past(call(), START, START, tokens=10)])
+    answer = spent.judge(call(tokens=1), START)
+    assert answer == Refused("b", "10 tokens per day", 86400.0, "budget", True, True)
+    at_once = gate(limit("c", concurrency=1))
+    admitted(at_once)
+    assert at_once.judge(call(), START) == Refused("c", "1 request at once", 0.025, "limit", False, False)
+
+
+def test_of_two_obstacles_the_one_that_lasts():
+    """One for which waiting does not help lasts longest, wherever it stands."""
+    for definitions in ([limit("a", tokens=5), limit("b", requests=1)], [limit("b", requests=1), limit("a", tokens=5)]):
+        made = gate(*definitions)
+        admitted(made, tokens=1)
+        answer = refused(made, tokens=9)
+        assert (answer.name, answer.kind, answer.retry_after) == ("a", "never", None)
+    both = gate(limit("a", tokens=5), limit("b", tokens=5))
+    assert refused(both, tokens=9).name == "a", "of two alike the first"
+
+
+def test_a_limit_of_others_does_not_end_the_list():
+    made = gate(limit("theirs", requests=1, model="other"), limit("ours", requests=1))
+    assert len(admitted(made, count=2)) == 1
+    later = gate(
+        limit("theirs", requests=1, model="other"), limit("ours", requests=1), past=[past(START - 1, START - 1)]
+    )
+    assert admitted(later) == []
+
+
+def test_a_pause_in_words():
+    made = gate()
+    made.pause(WHERE, 5.0, None, START)
+    why = "p asked to wait before m is used again"
+    assert refused(made, START + 1, base_url="http://here") == Refused("p", why, 4.0, "provider")
+    made.pause(("", "", ""), 5.0, None, START)
+    unnamed = refused(made, START, provider="", model="")
+    assert unnamed.why == "the provider asked to wait before it is used again"
+    made.pause(WHERE, 3.0, "another", START)
+    assert refused(made, START + 4, base_url="http://here").retry_after == pytest.approx(1.0), "the longer one stands"
+    made.pause(WHERE, 8.0, None, START)
+    assert refused(made, START + 7, base_url="http://here").retry_after == pytest.approx(1.0)
+    rows = [(row.name, row.what, row.scope, row.used, row.left, row.waiting, row.next_free, row.said)
+            for row in made.rows(START + 1)]  # fmt: skip
+    assert rows == [
+        ("", "a pause", "provider p, model m", "", "", 0, 7.0, "asked to wait"),
+        ("", "a pause", "", "", "", 0, 4.0, "asked to wait"),
+    ]
+    assert [row.what for row in made.rows(START + 5)] == ["a pause"], "one that is over is not shown"
+
+
+def test_words_of_many_providers():
+    made = gate()
+    for number in range(205):
+        made.say(("p", "", str(number)), f"said {number}", START)
+    made.say(("p", "", "5"), "said again", START)
+    rows = made.rows(START)
+    assert len(rows) == 200
+    assert (rows[0].scope, rows[-1].said) == ("provider p, model 6", "said again (0 s ago)")
+    row = rows[-1]
+    assert (row.name, row.what, row.scope) == ("", "the provider's own", "provider p, model 5")
+    assert (row.used, row.left, row.waiting, row.next_free) == ("", "", 0, None)
+
+
+def test_rows_of_batches_and_of_keys():
+    made = gate(budget("b", tokens=10, per="batch"), limit("u", requests=5, each="user"), limit("c", concurrency=30))
+    for number in range(25):
+        admitted(made, tokens=1, batch=f"{number:02}", user=f"u{number}")
+    admitted(made, START + 1, tokens=1, user="u0")
+    rows = made.rows(START + 1)
+    assert [row.scope for row in rows if row.name == "b"] == [
+        f"all calls, batch {number:02}" for number in range(5, 25)
+    ]
+    assert [row.scope for row in rows if row.name == "u"] == [f"user u{number}" for number in range(25)]
+    assert [row.used for row in rows if row.name == "u"][:2] == ["2 requests", "1 request"]
+    (at_once,) = [row for row in rows if row.name == "c"]
+    assert (at_once.what, at_once.used, at_once.left) == ("30 requests at once", "26 requests", "4 requests")
+    assert at_once.said == ""
+    fresh = gate(limit("l", requests=5, provider="p", model="m", each="user"), budget("d", usd=3, per="day"))
+    shown = [(row.name, row.scope, row.used, row.next_free, row.said) for row in fresh.rows(START)]
+    assert shown == [
+        ("l", "model m, provider p, each user", "0 requests", 0.0, ""),
+        ("d", "all calls", "$0.00", 0.0, ""),
+    ]
+
+
+def test_a_batch_that_has_ended_is_shown_for_eight_days():
+    made = gate(budget("b", tokens=10, per="batch"))
+    (request,) = admitted(made, tokens=1, batch="x")
+    assert [row.scope for row in made.rows(START + 30 * 86400)] == ["all calls, batch x"], "it is under way"
+    made.settle(request, 1, None, START)
+    assert [row.used for row in made.rows(START + 8 * 86400)] == ["1 token"]
+    assert [row.scope for row in made.rows(START + 8 * 86400 + 1)] == ["all calls"]
+
+
+def test_amounts_in_words():
+    assert amount_text("usd", usd(1234.5)) == "$1,234.50"
+    assert amount_text("usd", usd(0.1)) == "$0.10"
+    assert amount_text("usd", usd(0.00125)) == "$0.00125"
+    assert amount_text("concurrency", 1) == "1 request"
+    assert amount_text("concurrency", 1200) == "1,200 requests"
+    assert amount_text("tokens", 1) == "1 token"
+    assert (usd_units(0.5), usd_units(None)) == (UNITS_PER_USD // 2, None)
+
+
+def test_a_definition_in_the_file():
+    made = limit("x", requests=3, per=2.5, provider="p")
+    assert made.to_json() == '{"kind": "limit", "per": 2.5, "provider": "p", "requests": 3}'
+    read = Definition.from_json("y", '{"name": "x", "kind": "limit", "requests": 3, "later": 1}')
+    assert read == limit("y", requests=3)
+    with pytest.raises(ValueError, match=r"^it limits nothing$"):
+        Definition.from_json("x", '{"kind": "limit"}')
+    assert [measure.window for measure in limit(requests=1, tokens=1, per="hour", concurrency=1).measures] == [
+        "sliding", "sliding", "now",
+    ]  # fmt: skip
+    assert [measure.window for measure in budget(usd=1, per="hour").measures] == ["aligned"]
+    assert budget(usd=1, per="batch").measures[0].per == 0.0
+    words = limit(requests=1, provider="p", model="m", user="u")
+    assert words.scope() == "model m, user u, provider p"
+    assert limit(requests=1, each="user").scope() == "each user"
+    assert limit(requests=1, each="provider").key(call()) == "p"
+    assert limit(requests=1).key(call()) == ""
+
+
+def test_calls_of_a_provider_batch_pass_limits_and_pay():
+    made = gate(limit("l", requests=1), budget("b", tokens=10, per="day"))
+    assert len(admitted(made, count=3, tokens=3, batched=True)) == 3
+    assert refused(made, tokens=3, batched=True, waits=False).name == "b"
+    assert len(admitted(made, tokens=1)) == 1
+
+
+# ---------------------------------------------------------------------------------------------- one counter
+def measure(what: str = "tokens", most: int = 10, window: str = "sliding", per: float = 60.0) -> Measure:
+    return Measure(what, most, window, per)
+
+
+def test_what_is_reserved_and_for_how_long():
+    counter = counter_for(measure())
+    assert (counter.used, counter.reserved, counter.under_way, counter.last) == (0, 0, 0, 0.0)
+    one, two = counter.take(4, START), counter.take(3, START + 1)
+    assert (counter.used, counter.reserved, counter.under_way, counter.last) == (7, 7, 2, START + 1)
+    counter.settle(one, 2, START + 2)
+    assert (counter.used, counter.reserved, counter.under_way) == (5, 3, 1)
+    counter.settle(one, 1, START + 2)
+    assert (counter.used, counter.reserved, counter.under_way) == (4, 3, 1), "settled anew, and not freed twice"
+    assert counter.seconds == pytest.approx(0.2 + 0.1 * (2 - 0.2))
+    counter.give_back(two, START + 50)
+    counter.give_back(two, START + 50)
+    assert (counter.used, counter.reserved, counter.under_way) == (1, 0, 0)
+    assert counter.seconds == pytest.approx(0.38), "what was not sent tells nothing"
+    settled_early = counter.take(1, START + 60)
+    counter.settle(settled_early, None, START + 59)
+    assert counter.seconds == pytest.approx(0.342), "a clock that went back gives no time below 0"
+
+
+def test_what_lapses_under_way_is_no_longer_reserved():
+    counter = counter_for(measure())
+    entry = counter.take(4, START)
+    settled = counter.take(1, START)
+    counter.settle(settled, None, START)
+    counter.expire(START + 63.005)
+    assert (counter.used, counter.reserved, counter.under_way) == (0, 0, 1)
+    counter.settle(entry, 9, START + 64)
+    assert (counter.used, counter.reserved, counter.under_way) == (0, 0, 0), "its window had passed"
+
+
+def test_two_that_lapse_at_one_moment():
+    counter = counter_for(measure())
+    for _ in range(3):
+        counter.take(2, START)
+    free = START + 60.005 + slack_of(60.0)
+    counter.expire(free - 0.001)
+    assert counter.used == 6
+    counter.expire(free)
+    assert counter.used == 0
+
+
+def test_a_sliding_counter_forgets_what_has_gone():
+    counter = Sliding(measure(most=10**6))
+    for number in range(1200):
+        counter.settle(counter.take(1, START + number), None, START + number)
+    counter.expire(START + 700)
+    assert counter.used == len([at for at in range(1200) if at + 60.005 > 700])
+    counter.expire(START + 5000)
+    assert counter.used == 0
+    assert len(counter._order) <= 1200
+    counter.settle(counter.take(1, START + 5000), None, START + 5000)
+    assert counter.used == 1
+    counter.expire(START + 5061)
+    assert counter.used == 0
+
+
+def test_how_soon_a_reservation_is_looked_at_again():
+    """An eighth of what a call takes, and the longer the more stand before it for each one under way."""
+    counter = counter_for(measure("concurrency", 4, "now"))
+    for _ in range(4):
+        counter.take(1, START)
+
+    def look(request: str) -> float:
+        obstacle = counter.obstacle(request, 1, START)
+        assert obstacle is not None
+        assert obstacle.after is not None
+        assert obstacle.spent is False
+        counter.queue(request, 1, obstacle.after, START)
+        return obstacle.after
+
+    counter.seconds = 0.8
+    assert [look(f"r{number}") for number in range(6)] == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.125, 0.15])
+    counter.seconds = 0.001
+    assert look("r0") == pytest.approx(0.02)
+    counter.seconds = 100.0
+    assert look("r0") == pytest.approx(0.5)
+    idle = counter_for(measure("concurrency", 1, "now"))
+    idle.take(1, START)
+    idle.queue("before", 1, 1.0, START)
+    idle.seconds = 0.8
+    after = idle.obstacle("r", 1, START)
+    assert after is not None
+    assert after.after == pytest.approx(0.2), "one under way, and one before it"
+
+
+def test_whose_place_has_lapsed():
+    counter = counter_for(measure("requests", 1))
+    counter.take(1, START)
+    counter.queue("r", 1, 2.0, START)
+    assert (counter.waiting(START + 2.5), counter.waiting(START + 2.6)) == (1, 0)
+    counter.queue("s", 1, 100.0, START)
+    assert (counter.waiting(START + 15.5), counter.waiting(START + 15.6)) == (1, 0), "no place is kept for longer"
+    counter.queue("s", 2, 1.0, START + 10)
+    assert counter.waiting(START + 11.5) == 1
+    assert counter.waiting(START + 11.6) == 0, "the last word counts"
+    counter.leave_queue("nobody")
+    assert not counter.is_idle(START)
+
+
+def test_when_anything_is_free():
+    counter = counter_for(measure("tokens", 4))
+    assert counter.next_free(START) == 0.0
+    counter.settle(counter.take(3, START), None, START)
+    counter.settle(counter.take(1, START + 5), None, START + 5)
+    counter.settle(counter.take(1, START + 7), None, START + 7)
+    assert counter.next_free(START + 10) == pytest.approx(50.005), "two must go, and the first of three gives them"
+    assert counter_for(measure("concurrency", 1, "now")).next_free(START) == 0.0
+
+
+def test_what_may_turn_out_to_be_less_is_looked_at_soon():
+    """Only while it is reserved by an estimate."""
+    counter = counter_for(measure("tokens", 10))
+    running = counter.take(8, START)
+    told = counter.obstacle("r", 5, START)
+    assert told is not None
+    assert told.spent is False
+    assert told.after == pytest.approx(0.025)
+    too_much = counter.obstacle("s", 10, START)
+    assert too_much is not None
+    assert too_much.spent is False
+    counter.settle(running, None, START)
+    surely = counter.obstacle("r", 5, START)
+    assert surely is not None
+    assert surely.spent
+    assert surely.after == pytest.approx(60.005)
+    nearly = counter_for(measure("tokens", 10))
+    old = nearly.take(1, START - 63.0)
+    fresh = nearly.take(9, START)
+    soon = nearly.obstacle("r", 1, START)
+    assert soon is not None
+    assert soon.after == pytest.approx(0.005, abs=1e-4), "what is sure comes before the look"
+    assert not old.gone
+    assert not fresh.gone
+
+
+def test_an_hour_begins_with_the_hour():
+    for begun in (0.0, START):
+        counter = Aligned(measure("tokens", 10, "aligned", 3600.0))
+        counter.expire(begun)
+        entry = counter.take(4, begun)
+        early = counter.take(6, begun + 1)
+        assert counter.obstacle("r", 1, begun + 3599) is not None
+        assert counter.obstacle("r", 1, begun + 3600) is None
+        counter.give_back(early, begun + 3600)
+        counter.settle(entry, 9, begun + 3600)
+        assert (counter.used, counter.reserved, counter.under_way) == (0, 0, 0)
+
+
+def test_a_batch_counter_is_kept_for_eight_days():
+    counter = counter_for(measure("tokens", 10, "batch", 0.0))
+    entry = counter.take(1, START)
+    assert not counter.is_idle(START + BATCH_MEMORY + 1)
+    counter.settle(entry, None, START)
+    assert not counter.is_idle(START + BATCH_MEMORY)
+    assert counter.is_idle(START + BATCH_MEMORY + 1)
+
+
+# ---------------------------------------------------------------------------------------------- restored
+def test_what_was_restored_counts_for_each_measure():
+    running = past(START - 100, tokens=5)
+    made = gate(limit("l", requests=3, tokens=50, concurrency=2), past=[running, past(START - 2, START - 1, tokens=7)])
+    assert [row.used for row in made.rows(START)] == ["1 request", "7 tokens", "1 request"], "of the first all is over"
+    assert made.holds(running.call.request_id)
+    assert not made.holds("another")
+
+
+def test_past_that_is_dated_too_early():
+    """By up to an hour: then it may be of just now."""
+    made = Gate()
+    history = [past(START - 3650, START - 3649.5), past(START - 3700, START - 3700), past(START - 1, START - 1)]
+    made.define([limit(requests=2)], history, START, 3600.0)
+    assert admitted(made, START + 9.9) == [], "at START - 50 and START, as it may be"
+    assert len(admitted(made, START + 12)) == 1
+    exact = Gate()
+    exact.define([limit(requests=3)], history, START)
+    assert len(admitted(exact, START, count=3)) == 2
+    day = Gate()
+    day.define([budget("d", tokens=10, per="day")], [past(START - 10, START - 10, tokens=10)], START + 1, 3600.0)
+    assert len(admitted(day, START + 1, tokens=10)) == 1, "a day is that of the date"

@@ -456,8 +456,10 @@ def test_a_definition_that_is_none_names_its_field_and_the_cure(fields: dict[str
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"rate": 1, "per": 0}', '{"rate": 1, "per": 1, "x": 1}'])
 def test_a_text_that_is_no_rule(text: str):
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as caught:
         Rule.from_json(text)
+    assert caught.value.message.startswith(f"{text!r} is no definition of a limit: ")
+    assert caught.value.cure == "Define it again."
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -542,3 +544,19 @@ def test_pairs_of_takes_at_the_very_end_of_a_window():
         for early, late in pairwise([math.nextafter(end, 0), end]):
             assert not decide(rule, state, early).ok
             assert decide(rule, state, late).ok
+
+
+def test_a_check_of_a_reservation():
+    """It passes where a reservation would, and says when that may run."""
+    rule = Rule(kind="token_bucket", rate=10, per=60, max_reserved=5)
+    state = charge(rule, None, BEGIN, 10)
+    assert not check(rule, state, BEGIN, 5).ok
+    seen = check(rule, state, BEGIN, 5, reserve=True)
+    assert seen.ok
+    assert seen.retry_after == pytest.approx(30, abs=1e-5)
+    assert seen.state == state
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_given_back_to_nobody(kind: Any):
+    assert refund(Rule(kind=kind, rate=1, per=60), None, 1) is None

@@ -66,3 +66,21 @@ def test_a_date_counts_from_now():
     assert retry_after({"retry-after": date}, now=lambda: 1_000_000.0) == 60
     assert retry_after({"retry-after": date}, now=lambda: 2_000_000.0) == 0
     assert retry_after({}) is None
+
+
+def test_what_is_asked_for():
+    assert retry_after({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
+    assert retry_after({"retry-after-ms": "soon", "retry-after": "9"}) == 9.0
+    assert retry_after({"retry-after-ms": "-1"}) == 0.0
+    assert retry_after({"retry-after-ms": "inf", "retry-after": "9"}) is None
+    assert retry_after({"retry-after": "nan"}) is None
+
+
+def test_the_jitter():
+    def pause(asked: float, fraction: float) -> float | None:
+        return pause_before_retry(1, 1, headers={"retry-after": str(asked)}, random=lambda: fraction)
+
+    assert pause(2.0, 0.5) == 2.0 + 0.5 * SPREAD
+    assert pause(100.0, 0.5) == 100.0 + 0.5 * JITTER * 100.0
+    assert pause(LONGEST_PAUSE, 0.0) == LONGEST_PAUSE
+    assert pause_before_retry(1, 1, random=lambda: 0.5) == FIRST_PAUSE * (1 + 0.5 * JITTER)

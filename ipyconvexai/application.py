@@ -50,6 +50,11 @@ class App(Limiting):
     """One ledger, its loop and its clients. A context manager: leaving it closes it."""
 
     def __init__(self, settings: Settings) -> None:
+        if _ending:
+            raise ConfigurationError(
+                "Python is about to end, and nothing can be asked any more",
+                cure="Ask at the end of your program instead of in a function that is registered at exit.",
+            )
         self.settings = settings
         self.loop = BackgroundLoop()
         self.store = open_store(settings.path)
@@ -147,13 +152,19 @@ class App(Limiting):
         self.close()
 
     def close(self) -> None:
-        """Cancel what runs, write what waits, leave the ledger."""
+        """Cancel what runs, write what waits, leave the ledger. On the app's own loop it is done soon after."""
         if self._closed:
             return
         self._closed = True
         _open_apps.discard(self)
         _forget(self)
-        if self.loop.is_running() and not self.loop.is_current():
+        if self.loop.is_current():  # which has yet to cancel what runs on it
+            threading.Thread(target=self._leave, name="ipyconvexai-close").start()
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.loop.is_running():
             with contextlib.suppress(Exception):  # its jobs are others' when this process is gone
                 self.loop.submit(self.functions.aclose()).result(HAND_BACK)
         self.functions.close()
@@ -339,6 +350,7 @@ def failure(error: CallError) -> Failure:
 # ---------------------------------------------------------------------------------------------- the current app
 _lock = threading.RLock()
 _current: App | None = None
+_ending = False  # the interpreter: Python starts no threads any more
 _open_apps: weakref.WeakSet[App] = weakref.WeakSet()
 _here: ContextVar[App | None] = ContextVar("ipyconvexai_app", default=None)  # in place of the current one
 
@@ -461,6 +473,8 @@ def _forget(closed: App) -> None:
 
 @atexit.register
 def _close_all() -> None:
+    global _ending
+    _ending = True
     for opened in list(_open_apps):
         opened.close()
 

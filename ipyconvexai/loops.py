@@ -99,14 +99,19 @@ class BackgroundLoop:
             loop._selector = selectors.SelectSelector()  # type: ignore[attr-defined]
             keep_for_ever(shared)
 
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
         while True:
             try:
-                return loop.run_forever()
+                loop.run_forever()
             except (SystemExit, KeyboardInterrupt) as error:  # of a task that somebody's coroutine began: it alone ends
                 _log.error("a task on the background loop raised %r; the loop goes on", error)
+            else:
+                if self._closed:
+                    return
+                _log.error(
+                    "somebody's code stopped the background loop; it goes on, or all who wait would do so for ever"
+                )
 
     def is_current(self) -> bool:
         """Whether the calling code runs on this loop."""

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import html
 import inspect
-import subprocess
-import sys
-import textwrap
 import threading
 from pathlib import Path
 from typing import Any
@@ -62,14 +59,6 @@ def test_from_many_threads(app: ai.App, endpoint: Endpoint):
     assert sorted(replies) == sorted(f"echo: from {n}" for n in range(16))
 
 
-def test_async_from_loops_that_come_and_go(app: ai.App):
-    async def ask(n: int) -> list[str]:
-        return [reply.text for reply in await asyncio.gather(*(ai.agenerate(f"{n} {k}") for k in range(4)))]
-
-    for n in range(3):
-        assert asyncio.run(ask(n)) == [f"echo: {n} {k}" for k in range(4)]
-
-
 def test_async_streams(app: ai.App):
     async def read() -> tuple[str, ai.Reply]:
         stream = ai.stream("one two three")
@@ -119,24 +108,6 @@ def test_doctor_says_what_is_used_and_shows_no_key(app: ai.App):
     assert "openai:gpt-4o-mini" in report
     assert "1 ok" in report
     assert "sk-test" not in report
-
-
-def test_a_process_that_ends_without_closing_leaves_everything(endpoint: Endpoint, tmp_path: Path):
-    """No close, no with: exit flushes, warns of nothing, and the open stream is settled with what came."""
-    endpoint.reply(["hello to you", Answer("a long story", token_delay=5)])
-    script = """
-        import ipyconvexai as ai
-        ai.generate("hello", model="openai:gpt-4o-mini")
-        client = ai.OpenAI()
-        stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}], stream=True)
-        next(stream)
-    """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)], capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
-    with ai.connect() as app:
-        assert [row[5] for row in app.ledger.calls()] == ["canceled", "ok"]
 
 
 def test_errors_are_one_block_with_the_users_line(app: ai.App):

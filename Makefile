@@ -10,7 +10,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format format-check types promises bench bench-browser pictures weights clean
+.PHONY: help demo test lint format format-check types promises mutants bench bench-browser pictures weights clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -60,6 +60,10 @@ types: $(VENV)/.installed-dev ## mypy, strict
 promises: $(VENV)/.installed-dev ## each promise of the README with its figure; LONG=1 tries more often (up to an hour)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) tests/promises $(if $(LONG),-m long) $(ARGS)
 
+mutants: $(VENV)/.installed-dev ## mutation tests of limits and retries (half an hour); survivors: tests/mutants.md
+	@$(PIP) install --quiet 'mutmut>=3.8'
+	@$(BIN)/mutmut run --max-children 1
+
 bench: $(VENV)/.installed-dev ## the benchmarks, as a table with ratios; ARGS=summarize runs one
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
@@ -70,5 +74,5 @@ pictures: $(VENV)/.installed-dev ## take the README's pictures anew, in JupyterL
 	@$(BIN)/python tests/browser/pictures.py
 
 clean: ## remove the environment and what was generated
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis notebooks/executed
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis notebooks/executed mutants
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -53,7 +53,7 @@ from tests.promises.promising import Figure, Tries
 from tests.promises.tricky import FRAGMENTS, TRICKY
 
 PROMISE = "what a model says cannot run in the notebook"
-TRIES = Tries(300, len(PAYLOADS), "payloads at each door")
+TRIES = Tries(300, 3_295, "payloads at each door")  # all there are
 
 HARMLESS = "some words"
 PAYLOAD_SEED = 7
@@ -195,6 +195,7 @@ def test_every_door_shows_what_is_said() -> None:
 
 def test_no_public_payload_survives_the_hardening() -> None:
     assert list(survivors_at("markdown", PAYLOADS)) == []
+    assert TRIES.long == len(PAYLOADS)
 
 
 @TRIES.both

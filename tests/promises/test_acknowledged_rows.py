@@ -22,12 +22,12 @@ from ipyconvexai.errors import TransactionError
 from ipyconvexai.ids import new_id
 from ipyconvexai.store import start
 from ipyconvexai.store.clock import utc_now
-from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.folder import Folder
 from ipyconvexai.store.link import KeeperStore, Store
 from tests.keepers import Nursery
 from tests.promises.children import Child
 from tests.promises.promising import Figure, Tries
+from tests.store.helpers import wait_for
 
 PROMISE = "no acknowledged row is lost, and none is there twice, when notebooks or the keeper are killed with `kill -9`"
 TRIES = Tries(30, 1_000, "kills")
@@ -156,6 +156,13 @@ def clients_of(*arguments: Any) -> Iterator[Clients]:
         clients.end()
 
 
+def kill_keeper(folder: Folder, before: int) -> int:
+    """Kill the one that came after `before`, which may still stand in its file; gives its process id."""
+    keeper: int = wait_for(lambda: (found := folder.keeper_pid()) != before and found, "the next keeper", 60)
+    os.kill(keeper, signal.SIGKILL)
+    return keeper
+
+
 @TRIES.both
 def test_what_was_acknowledged_is_there_once(tmp_path: Path, nursery: Nursery, figure: Figure, tries: int):
     path = str(tmp_path / "ledger.duckdb")
@@ -163,7 +170,7 @@ def test_what_was_acknowledged_is_there_once(tmp_path: Path, nursery: Nursery, f
     chance = random.Random(seed)
     folder = Folder(path)
     killed = {"notebooks": 0, "keepers": 0}
-    longest = 0.0
+    longest, keeper = 0.0, 0
     with clients_of(path, nursery.lend()) as clients:
         for number in range(tries):
             clients.wait_for_more(chance.randrange(1, 30))
@@ -172,19 +179,15 @@ def test_what_was_acknowledged_is_there_once(tmp_path: Path, nursery: Nursery, f
                 clients.kill_one(chance.randrange(CLIENTS))
                 killed["notebooks"] += 1
                 continue
-            keeper = folder.keeper_pid()
-            assert keeper is not None
-            os.kill(keeper, signal.SIGKILL)
+            keeper = kill_keeper(folder, keeper)
             killed["keepers"] += 1
             longest = max(longest, clients.wait_for_more(1))
         clients.wait_for_more(10)
-        last = folder.keeper_pid()
-        assert last is not None
-        os.kill(last, signal.SIGKILL)  # the file as a killed one leaves it is what is looked at
+        kill_keeper(folder, keeper)
     acknowledged = clients.kept
-    engine = Engine(path)
-    rows = engine.read("SELECT id::VARCHAR, title FROM conversations")
-    engine.close()
+    store = KeeperStore(path)  # the clients may have started one more keeper
+    rows = store.read("SELECT id::VARCHAR, title FROM conversations")
+    store.close()
     lost = set(acknowledged) - {key for key, _ in rows}
     assert not lost, f"seed {seed}: {len(lost)} of {len(acknowledged)} acknowledged rows are lost"
     assert len(rows) == len({key for key, _ in rows}), f"seed {seed}: a row is there twice"

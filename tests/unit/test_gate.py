@@ -914,3 +914,17 @@ def test_a_name_of_two_lines():
     made = gate(limit(requests=2, each="user"))
     admitted(made, user="a\nb")
     assert [row.scope for row in made.rows(START)] == ["user a\nb"]
+
+
+def test_what_was_under_way_may_be_dated_too_early():
+    made = Gate()
+    made.define([limit(requests=1)], [past(START - 3650)], START, 3600.0)
+    assert admitted(made, START + 60) == [], "it may have been admitted just before, and be sent now"
+    made = gate(limit(requests=1, per=100.0), past=[past(START - 60)])
+    assert admitted(made, START + 44) == []
+    assert len(admitted(made, START + 46)) == 1, "after a minute it was sent"
+
+
+def test_what_has_ended_is_not_under_way():
+    ended = past(START - 1, START - 0.5)
+    assert not gate(limit(requests=3), past=[ended]).holds(ended.call.request_id)

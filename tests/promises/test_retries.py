@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import itertools
 import os
 import random
@@ -22,6 +23,7 @@ import pytest
 import ipyconvexai as ai
 from ipyconvexai.errors import Error
 from ipyconvexai.providers import retry
+from ipyconvexai.providers.calls import CALLER
 from ipyconvexai.testing import Answer, Drop, Endpoint, Fault, Stall
 from tests.promises.promising import Figure, Tries
 from tests.providers.lab import HELLO, Lab, rows, statuses
@@ -257,3 +259,31 @@ def test_an_address_that_is_none_is_not_repeated(lab: Lab):
     with pytest.raises(openai.APIConnectionError, match="no address"):
         ask(lab.client(max_retries=5))
     assert statuses(lab) == ["error"]
+
+
+def test_the_provider_may_ask_for_a_retry_of_anything(lab: Lab, endpoint: Endpoint):
+    endpoint.reply([Fault(400, headers={"x-should-retry": "true"}), "done"])
+    ask(lab.client(max_retries=1))
+    assert statuses(lab) == ["error", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "hits"),
+    [
+        (Fault(429, retry_after=200, times=4), 5),  # four times as many, and longer than anybody else would wait
+        (Fault(429, retry_after=200, times=9), 5),
+        (Fault(429, retry_after=301, times=4), 1),
+        (Fault(429, times=4), 2),
+        (Fault(500, retry_after=1, times=4), 2),
+    ],
+)
+def test_who_is_patient_waits_for_refusals_that_say_when_to_come(lab: Lab, endpoint: Endpoint, fault: Fault, hits: int):
+    endpoint.reply([fault, "done"])
+    token = CALLER.set(dataclasses.replace(CALLER.get(), patience=300.0))
+    try:
+        with contextlib.suppress(openai.OpenAIError):
+            ask(lab.client(max_retries=1))
+    finally:
+        CALLER.reset(token)
+    assert endpoint.count == len(rows(lab)) == hits
+    assert all(pause >= (fault.retry_after or 0.0) for pause in lab.pauses)

@@ -862,3 +862,69 @@ def test_past_that_is_dated_too_early():
     day = Gate()
     day.define([budget("d", tokens=10, per="day")], [past(START - 10, START - 10, tokens=10)], START + 1, 3600.0)
     assert len(admitted(day, START + 1, tokens=10)) == 1, "a day is that of the date"
+
+
+def test_what_was_restored_is_counted_for_its_key_and_its_day():
+    made = gate(limit(requests=2, each="user"), past=[past(START - 1, START - 1), past(START - 1, START - 1)])
+    assert admitted(made, user="u") == []
+    assert len(admitted(made, user="v")) == 1
+    day = Gate()
+    day.define([budget("d", tokens=10, per="day")], [past(START - 0.5, START - 0.5, tokens=10)], START + 1)
+    assert len(admitted(day, START + 1, tokens=10)) == 1
+
+
+# ---------------------------------------------------------------------------------------------- twice, or at once
+def test_of_two_that_are_alike_the_first():
+    made = gate(limit("a", requests=1), limit("b", requests=1))
+    admitted(made)
+    assert refused(made).name == "a"
+    made.pause(WHERE, 5.0, "first", START)
+    made.pause(WHERE, 5.0, "second", START)
+    assert refused(made, base_url="http://here", call_id="second").kind == "provider"
+    assert refused(made, base_url="http://here", call_id="first").kind == "limit"
+
+
+def test_what_is_cancelled_waits_no_more():
+    made = gate(limit(requests=1))
+    admitted(made)
+    refused(made, request_id="r")
+    assert made.waits("r")
+    made.cancel("r", START)
+    assert not made.waits("r")
+    assert made.rows(START)[0].waiting == 0
+
+
+def test_what_is_settled_twice_is_free_once():
+    counter = counter_for(measure("concurrency", 2, "now"))
+    entry = counter.take(1, START)
+    counter.take(1, START)
+    counter.settle(entry, None, START)
+    counter.settle(entry, None, START)
+    assert counter.used == 1
+
+
+def test_the_last_of_it_is_free_when_the_first_goes():
+    counter = counter_for(measure("tokens", 4))
+    counter.settle(counter.take(1, START), None, START)
+    counter.settle(counter.take(3, START + 5), None, START + 5)
+    assert counter.next_free(START + 10) == pytest.approx(50.005)
+
+
+def test_a_name_of_two_lines():
+    made = gate(limit(requests=2, each="user"))
+    admitted(made, user="a\nb")
+    assert [row.scope for row in made.rows(START)] == ["user a\nb"]
+
+
+def test_what_was_under_way_may_be_dated_too_early():
+    made = Gate()
+    made.define([limit(requests=1)], [past(START - 3650)], START, 3600.0)
+    assert admitted(made, START + 60) == [], "it may have been admitted just before, and be sent now"
+    made = gate(limit(requests=1, per=100.0), past=[past(START - 60)])
+    assert admitted(made, START + 44) == []
+    assert len(admitted(made, START + 46)) == 1, "after a minute it was sent"
+
+
+def test_what_has_ended_is_not_under_way():
+    ended = past(START - 1, START - 0.5)
+    assert not gate(limit(requests=3), past=[ended]).holds(ended.call.request_id)

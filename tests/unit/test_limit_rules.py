@@ -560,3 +560,10 @@ def test_a_check_of_a_reservation():
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_given_back_to_nobody(kind: Any):
     assert refund(Rule(kind=kind, rate=1, per=60), None, 1) is None
+
+
+def test_windows_that_are_given_a_beginning_begin_there():
+    old, new = Rule(kind="fixed_window", rate=1, per=60), Rule(kind="fixed_window", rate=1, per=60, start=0.0)
+    state = adopt(new, old, decide(old, None, 6030.0).state)
+    assert not decide(new, state, 6059.0).ok
+    assert decide(new, state, 6060.0).ok

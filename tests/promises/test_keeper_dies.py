@@ -34,7 +34,8 @@ TRIES = Tries(10, 50, "kills of the keeper")
 LATENCY = 0.02  # seconds that the provider takes
 EVERY = 0.15  # seconds between two calls of a thread; each of four processes has two
 PAUSE = 1.0  # seconds for which a process may be stopped
-GENEROUS = 10.0  # where the machine has other work
+STARTS = 4  # times that a keeper's imports take, where the machine has so much other work that this is more
+GENEROUS = 10.0  # in the short form
 NEXT_KILL = 20  # calls after the one before
 
 
@@ -84,6 +85,7 @@ def test_a_killed_keeper_stops_nobody_for_long(endpoint: Endpoint, tmp_path: Pat
             os.kill(pid, signal.SIGKILL)
             killed.append((pid, time.monotonic()))
         wait_for_more(endpoint)
+        started = seconds_to_start()
         over.touch()
         calls = [child.hear() for child in children]
     finally:
@@ -92,10 +94,10 @@ def test_a_killed_keeper_stops_nobody_for_long(endpoint: Endpoint, tmp_path: Pat
     assert [call for each in calls for call in each if isinstance(call, str)] == []
     assert len({pid for pid, _ in killed}) == tries
     pauses = [longest(each, at) - LATENCY for each in calls for _, at in killed]
-    assert max(pauses) < (GENEROUS if tries == TRIES.short else PAUSE)
+    assert max(pauses) < (GENEROUS if tries == TRIES.short else max(PAUSE, STARTS * started))
     figure(
-        f"a process stopped for {statistics.median(pauses):.2f} s (median), {max(pauses):.2f} s at most;"
-        f" 0 of {sum(map(len, calls)):,} calls failed",
+        f"a process stopped for {statistics.median(pauses):.2f} s (median), {max(pauses):.2f} s at most, where to start"
+        f" Python takes {started:.2f} s; 0 of {sum(map(len, calls)):,} calls failed",
         f"{tries} kills under 4 processes",
     )
 
@@ -103,6 +105,13 @@ def test_a_killed_keeper_stops_nobody_for_long(endpoint: Endpoint, tmp_path: Pat
 def wait_for_more(endpoint: Endpoint) -> None:
     before = endpoint.count
     endpoint.wait(lambda e: e.count > before + NEXT_KILL, timeout=60)
+
+
+def seconds_to_start() -> float:
+    """That Python takes to start and to import what a keeper does, at the load of this moment: the least of a pause."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import ipyconvexai.store.keeper"], check=True)
+    return time.monotonic() - began
 
 
 def longest(calls: list[tuple[float, float]], at: float) -> float:

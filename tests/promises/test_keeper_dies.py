@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,7 +37,8 @@ EVERY = 0.15  # seconds between two calls of a thread; each of four processes ha
 PAUSE = 1.0  # seconds for which a process may be stopped
 STARTS = 4  # times that a keeper's imports take, where the machine has so much other work that this is more
 GENEROUS = 10.0  # in the short form
-NEXT_KILL = 20  # calls after the one before
+PROCESSES = 4
+NEXT_KILL = 4  # calls of each process after the one before
 
 
 # ------------------------------------------------------------------------------------------ it is killed
@@ -75,9 +77,9 @@ def work(say: Say, ledger: str, stop: str, computes: bool) -> None:
 @TRIES.both
 def test_a_killed_keeper_stops_nobody_for_long(endpoint: Endpoint, tmp_path: Path, tries: int, figure: Figure):
     ledger, over = str(tmp_path / "ledger.duckdb"), tmp_path / "over"
-    children = [Child(work, ledger, str(over), number == 0) for number in range(4)]
+    children = [Child(work, ledger, str(over), number == 0) for number in range(PROCESSES)]
     try:
-        assert [child.hear() for child in children] == ["ready"] * 4
+        assert [child.hear() for child in children] == ["ready"] * PROCESSES
         killed: list[tuple[int, float]] = []
         started = 0.0
         for number in range(tries):
@@ -100,13 +102,24 @@ def test_a_killed_keeper_stops_nobody_for_long(endpoint: Endpoint, tmp_path: Pat
     figure(
         f"a process stopped for {statistics.median(pauses):.2f} s (median), {max(pauses):.2f} s at most, where to start"
         f" Python takes {started:.2f} s; 0 of {sum(map(len, calls)):,} calls failed",
-        f"{tries} kills under 4 processes",
+        f"{tries} kills under {PROCESSES} processes",
     )
 
 
 def wait_for_more(endpoint: Endpoint) -> None:
-    before = endpoint.count
-    endpoint.wait(lambda e: e.count > before + NEXT_KILL, timeout=60)
+    """Until each process has asked some times: else one call might meet two kills, and wait for both."""
+    before = asked(endpoint)
+
+    def has_more(endpoint: Endpoint) -> bool:
+        now = asked(endpoint)
+        return len(now) == PROCESSES and all(now[process] >= before[process] + NEXT_KILL for process in now)
+
+    endpoint.wait(has_more, timeout=60)
+
+
+def asked(endpoint: Endpoint) -> Counter[str]:
+    """How many questions have come from each process."""
+    return Counter(call.prompt.split()[0] for call in endpoint.calls)
 
 
 def seconds_to_start() -> float:

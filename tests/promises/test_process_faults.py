@@ -249,7 +249,7 @@ def test_the_interpreter_ends_with_work_in_flight(endpoint: Endpoint, ways: dict
     endpoint.reply(never_or_at_once)
     with contextlib.ExitStack() as stack:
         running = {name: stack.enter_context(start(name, code)) for name, code in ways.items()}
-        endpoint.wait(lambda e: e.in_flight == len(ways), timeout=60)
+        endpoint.wait(lambda e: e.in_flight == len(ways), timeout=100)
         slowest = max(end(name, process) for name, process in running.items())
     with ai.connect() as app:
         wanted = {f"{name}: told": {"ok"} for name in ways} | {f"{name}: slow": CANCELED for name in ways}

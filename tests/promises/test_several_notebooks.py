@@ -30,7 +30,8 @@ ROLES = {"quiet": "", "asking": "", "with a batch": "batch", "computing": "compu
 SECONDS, LONG_SECONDS = 5, 60  # of asking before the first is killed
 LATENCY = 0.05  # seconds that the provider takes
 ADDED = (0.020, 0.150)  # seconds beyond the SDK's own: p50, p99
-GENEROUS = 10  # times as much, on a machine that has other work
+OWN = 0.004  # seconds that the SDK takes beyond the provider's on a quiet machine; what is slower there is so here
+GENEROUS = 10  # times as much in the short form
 RECORDED = """SELECT json_extract_string(requests.body, '$.messages[0].content'), status
     FROM requests JOIN calls USING (id)"""
 FIRST = 5  # calls of a notebook in which things are done once, as imports
@@ -171,14 +172,15 @@ def test_four_at_a_time_and_killing_one_disturbs_none(
     assert [one for one in everything + rows if one.error] == [], f"seed {seed}"
     recorded = check_rows(tmp_path, [one.text for one in everything + rows], killed=tries)
     half, most = added(undisturbed, 0.5), added(undisturbed, 0.99)
-    times = GENEROUS if tries == TRIES.short else 1
+    own = quantile([one.theirs for one in undisturbed], 0.5) - LATENCY
+    times = max(1.0, own / OWN) * (GENEROUS if tries == TRIES.short else 1)
     assert half <= ADDED[0] * times
     assert most <= ADDED[1] * times
     slowest = max(one.ours - one.theirs for notebook in notebooks for one in notebook.asked()[FIRST:])
     assert slowest < DISTURBED, f"seed {seed}"
     figure(
         f"0 errors, 0 of {recorded:,} rows lost; a call takes {half * 1e3:.0f} ms more than with the SDK alone (median;"
-        f" p99 {most * 1e3:.0f} ms), and with kills at most {slowest:.2f} s",
+        f" p99 {most * 1e3:.0f} ms; the SDK's own are {own * 1e3:.0f} ms), and with kills at most {slowest:.2f} s",
         f"4 notebooks, {len(undisturbed):,} calls beside a batch, then {tries} kills",
     )
 

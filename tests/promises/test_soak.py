@@ -162,8 +162,8 @@ def test_memory_and_files_stay_flat(endpoint: Endpoint, tmp_path: Path, tries: i
     for files in ([one.files for one in warm], [one.keepers_files for one in warm]):
         assert max(files) - min(files) <= FILES, files
     figure(
-        f"in {span * 1000:,.0f} calls after a warm-up {here * span:+.1f} MB in the notebook, {more:+.1f} MB in the keeper at"
-        f" rest ({warm[-1].memory:.0f} and {last_rest.keepers_memory:.0f} MB; the keeper at most {most:.0f}); open files"
+        f"in {span * 1000:,.0f} calls once warm {here * span:+.1f} MB in the notebook, {more:+.1f} MB in the keeper"
+        f" at rest ({warm[-1].memory:.0f} and {last_rest.keepers_memory:.0f} MB; busy at most {most:.0f}); open files"
         f" {warm[0].files} and {warm[0].keepers_files}, then {warm[-1].files} and {warm[-1].keepers_files}",
         f"{tries:,} calls",
     )

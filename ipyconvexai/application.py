@@ -34,7 +34,7 @@ from ipyconvexai.providers.network import Network
 from ipyconvexai.records import Records
 from ipyconvexai.records.retention import Retention
 from ipyconvexai.reply import Reply, Success
-from ipyconvexai.settings import Settings, parse_replay
+from ipyconvexai.settings import Settings, parse_replay, redact
 from ipyconvexai.store.ledger import Ledger
 from ipyconvexai.store.link import Store, open_store
 from ipyconvexai.values import Failure, Replay, Stop
@@ -274,7 +274,7 @@ class TextStream:
     @property
     def text(self) -> str:
         """What has come so far."""
-        return "".join(self._text)
+        return redact("".join(self._text))
 
     def read(self, tick: Callable[[], None] | None = None) -> Reply:
         """The whole answer, waited for in one go; Ctrl-C stops the provider.

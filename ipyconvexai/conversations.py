@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ipyconvexai.application import App, TextStream, app
-from ipyconvexai.errors import InputError, NotFoundError
+from ipyconvexai.errors import Error, InputError, NotFoundError
 from ipyconvexai.functions.registry import define_built_in, registry
 from ipyconvexai.render import plain_text
 from ipyconvexai.reply import Reply
@@ -93,4 +93,7 @@ class ConversationHandle:
         return self._app.functions.run_in_transaction(registry.find(name), args)
 
     def __repr__(self) -> str:
-        return f"<conversation {plain_text(self.title)!r}: {len(self.messages())} messages>"
+        try:
+            return f"<conversation {plain_text(self.title)!r}: {len(self.messages())} messages>"
+        except Error as error:  # in a traceback with variables, say, after its app was closed
+            return f"<conversation {plain_text(self._name)!r}: {plain_text(error.message)}>"

@@ -23,7 +23,7 @@ from ipyconvexai.providers.endpoints import Endpoint, resolve
 from ipyconvexai.providers.exchange import Answer, chat, stream
 from ipyconvexai.providers.schemas import parse_answer, response_format
 from ipyconvexai.reply import Reply
-from ipyconvexai.settings import Settings, parse_replay
+from ipyconvexai.settings import Settings, parse_replay, redact
 from ipyconvexai.store.conversations import (
     add_messages,
     begin_conversation,
@@ -297,7 +297,7 @@ class Generator:
     async def _reply(self, asked: _Prepared, answer: Answer, duration: float) -> Reply:
         question, endpoint, conversation = asked.question, asked.endpoint, asked.conversation
         reading, schema = answer.reading, question.schema
-        text = reading.text or ""
+        text = redact(reading.text or "")  # as it is recorded, for it will be shown and saved
         reply = Reply(
             text=text,
             usage=reading.usage,

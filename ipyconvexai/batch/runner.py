@@ -38,6 +38,7 @@ from ipyconvexai.providers.clients import AsyncOpenAI
 from ipyconvexai.providers.corridor import CALLER
 from ipyconvexai.providers.endpoints import Endpoint
 from ipyconvexai.providers.exchange import chat
+from ipyconvexai.settings import redact
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.ledger import Known
 from ipyconvexai.values import Caller, Purse, Replay
@@ -410,7 +411,7 @@ class Runner:
         self._answered = True
         usage = answer.reading.usage
         return Done.of_answer(
-            answer.reading.text,
+            None if answer.reading.text is None else redact(answer.reading.text),  # as a later run would find it
             answer.reading.finish_reason,
             answer.request_id,
             input_tokens=usage.input_tokens or 0,

@@ -320,7 +320,7 @@ def test_no_question_has_a_value_of_the_environment(figure: Figure, tries: int) 
         seen[kind] += 1
 
     each()
-    assert min(seen.values()) > tries / 50, f"the questions are of one kind: {seen}"
+    assert min(seen.values()) > tries / 200, f"the questions are of one kind: {seen}"
     figure(f"0 leaks; {seen['kept']:,} stayed as written, {seen['refused']:,} refused", f"{tries:,} {TRIES.of}")
 
 

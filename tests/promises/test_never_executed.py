@@ -168,7 +168,7 @@ def test_batches(app: ai.App, endpoint: Endpoint, canary: Callable[[], list[str]
         lambda: ai.reduce(frame, "text", by=DO, progress=False),
         lambda: ai.map(ai.summarize(frame, "text", progress=False), "{summary}", into="again", progress=False),
         lambda: ai.summarize(frame, "text", output=out, progress=False),
-        lambda: ai.summarize(str(out), "summary", into="twice", progress=False).fetchall(),
+        lambda: ai.summarize(str(out), "summary", into="twice", progress=False),
     ):
         attempt(way)
     assert endpoint.count > 2 * len(HOSTILE)
@@ -198,11 +198,7 @@ def test_tools_and_their_arguments(app: ai.App, endpoint: Endpoint, canary: Call
     for start in range(0, len(calls), 10):
         part = calls[start : start + 10]
         endpoint.reply(
-            lambda call, part=part: (
-                "done"  # type: ignore[misc]
-                if call.body["messages"][-1]["role"] == "tool"
-                else Answer(tool_calls=part)
-            )
+            lambda call, part=part: "done" if call.body["messages"][-1]["role"] == "tool" else Answer(tool_calls=part)
         )
         ai.run("ai.send_message", conversation_id=talk, content="go on")
         wait_for(lambda: shown(talk)[-1].role == "assistant" and shown(talk)[-1].status in ("done", "failed"), "it")

@@ -1,4 +1,8 @@
-"""The key is in no row, file, output, log, traceback or repr, whatever happens to a call. And the scanner finds one."""
+"""The key is in no row, file, notebook, widget, output, log, traceback, pickle or repr, whatever happens to a call.
+
+It is looked for whole, by its first and last 16 characters, in base64, and escaped as in addresses and in JSON; and
+where one is planted the scanner finds it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import sys
 import textwrap
 import traceback
 import urllib.parse
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +25,22 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import nbformat
+import pandas as pd
+import pyarrow.parquet
 import pytest
+from IPython.core import ultratb
+from nbclient import NotebookClient
+from rich.console import Console
+from rich.traceback import Traceback
 
 import ipyconvexai as ai
+from ipyconvexai.demo import kernels_of_this_python
 from ipyconvexai.testing import Answer, Endpoint, Fault, Received, Stall
+from tests.promises.promising import Figure
+from tests.promises.scanning import in_files, in_rows, let_go
+
+PROMISE = "keys are in no row, file, notebook, widget, output, traceback, pickle or log"
 
 # Not in a variable of a test's own frame, which a traceback with locals would show by right.
 KEYS = {
@@ -42,26 +59,21 @@ def found_in(data: bytes) -> list[str]:
     return [name for name, key in KEYS.items() if any(form.encode() in data for form in forms(key))]
 
 
+NEEDLES = {form: name for name, key in KEYS.items() for form in forms(key)}
+
+
 def scan_rows(path: Path) -> list[str]:
-    found = []
-    with duckdb.connect(str(path), read_only=True) as connection:
-        columns = connection.execute(
-            "SELECT table_name, column_name FROM information_schema.columns WHERE data_type IN ('VARCHAR', 'BLOB')"
-        ).fetchall()
-        assert ("responses", "error_message") in columns
-        for table, column in columns:
-            for (value,) in connection.execute(
-                f'SELECT "{column}" FROM "{table}" WHERE "{column}" IS NOT NULL'
-            ).fetchall():
-                data = value if isinstance(value, bytes) else value.encode()
-                found += [f"{table}.{column}: {name}" for name in found_in(data)]
-    return found
+    return sorted({_told(line) for line in in_rows(path, NEEDLES)})
 
 
 def scan_files(folder: Path) -> list[str]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    assert files
-    return [f"{path.name}: {name}" for path in files for name in found_in(path.read_bytes())]
+    return sorted({_told(line) for line in in_files(folder, NEEDLES)})
+
+
+def _told(line: str) -> str:
+    """A failing test must not print the key either, and this one is not one."""
+    place, _, form = line.partition(": ")
+    return f"{place}: {NEEDLES[form]}"
 
 
 def echo_key(call: Received) -> Fault:
@@ -108,11 +120,22 @@ def play(url: str) -> list[BaseException]:
     ways: list[Callable[[], Any]] = [
         lambda: ai.generate("Hello", model="openai:m"),
         lambda: list(ai.stream("Hello", model="openai:m")),
+        lambda: ai.conversation("talk").send("Hello", model="openai:m"),
+        lambda: ai.run(ask),
     ]
     for client in clients(url):
         create = partial(client.chat.completions.create, model="m", messages=MESSAGES)
         ways += [create, partial(streamed, create), client.models.list]
     return [error for way in ways if (error := raised_by(way)) is not None]
+
+
+FRAME = pd.DataFrame({"text": ["one", "two"]})
+
+
+@ai.action
+async def ask(ctx: ai.ActionCtx) -> str:
+    reply = await ctx.openai.chat.completions.create(model="m", messages=MESSAGES)
+    return str(reply.choices[0].message.content)
 
 
 def streamed(create: Callable[..., Any]) -> list[Any]:
@@ -148,20 +171,25 @@ def evidence(ledger: Path) -> dict[str, Evidence]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", KEYS["environment"])
         seen = {name: observe(script, ledger, patch) for name, script in SCENES.items()}
-    wait_for_the_keeper(ledger)
+    let_go(ledger)
     return seen
 
 
 def observe(script: Any, ledger: Path, patch: pytest.MonkeyPatch) -> Evidence:
-    with everything_logged() as log, Endpoint(script) as endpoint:
+    with everything_logged() as log, warnings.catch_warnings(record=True) as warned, Endpoint(script) as endpoint:
         patch.setenv("OPENAI_BASE_URL", endpoint.url)
         with ai.connect(str(ledger), timeout=0.2, retries=0) as app:
             raised = play(endpoint.url)
+            if script in (echo_key, echo_key_in_answer):  # of what may pass, a batch is patient
+                asked = partial(ai.map, FRAME, "{text}", into="x", model="openai:m", on_error="raise", progress=False)
+                raised += [error for error in (raised_by(asked),) if error is not None]
             assert endpoint.count >= 6
             assert found_in(endpoint.calls[0].headers["authorization"].encode()) == ["environment"]
-            shown = [*shown_of(app), *shown_of(endpoint)]
+            shown = [*shown_of(app), *shown_of(endpoint), *(str(each.message) for each in warned)]
     for error in raised:
-        shown += [repr(error), str(error), repr(vars(error)), traceback_of(error)]
+        shown += [*(spelled for each in chain(error) for spelled in spellings(each)), traceback_of(error)]
+    for error in raised[:1]:  # each takes a second
+        shown += [as_ipython_tells(error), as_rich_tells(error)]
     return Evidence(raised, "\n".join(shown), b"".join(map(pickle_of, raised)), log.getvalue())
 
 
@@ -169,6 +197,7 @@ def observe(script: Any, ledger: Path, patch: pytest.MonkeyPatch) -> Evidence:
 def everything_logged() -> Iterator[io.StringIO]:
     log = io.StringIO()
     handler = logging.StreamHandler(log)
+    handler.setFormatter(logging.Formatter("%(name)s %(message)s %(args)s"))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)
@@ -187,6 +216,7 @@ def test_no_error_repr_log_or_pickle_has_a_key(evidence: dict[str, Evidence], sc
     assert found_in(seen.shown.encode()) == []
     assert found_in(seen.pickled) == []
     assert "HTTP Request" in seen.log
+    assert {"openai._base_client", "asyncio"} <= {line.partition(" ")[0] for line in seen.log.splitlines()}
     assert found_in(seen.log.encode()) == []
 
 
@@ -197,8 +227,90 @@ def test_no_row_has_a_key(evidence: dict[str, Evidence], ledger: Path):
     assert redacted[0][0] >= 10, "the keys were there to be found"
 
 
-def test_no_file_has_a_key(evidence: dict[str, Evidence], ledger: Path):
+def test_no_file_has_a_key(evidence: dict[str, Evidence], ledger: Path, figure: Figure):
     assert scan_files(ledger.parent) == []
+    raised = sum(len(seen.raised) for seen in evidence.values())
+    shown = sum(len(seen.shown) + len(seen.log) for seen in evidence.values())
+    assert raised > 40
+    told = f"0 of {len(NEEDLES)} spellings of 2 keys in all files and {shown / 1e6:.0f} MB of what is shown and logged"
+    figure(told, f"{len(SCENES)} scenes, {raised} errors, an executed notebook, exports")
+
+
+def test_no_exported_file_has_a_key(evidence: dict[str, Evidence], ledger: Path, tmp_path: Path):
+    with ai.connect(ledger) as app:
+        for name in ("calls.parquet", "calls.csv", "tuning.jsonl", "calls.jsonl"):
+            app.ledger.export(tmp_path / name, whole=name == "calls.jsonl")
+        kept = app.ledger
+        drawn = [kept.calls(limit=None), kept.usage(), kept.sql("FROM calls"), ai.jobs(), ai.batches()]
+        shown = "".join(f"{each!r}{each._repr_html_()}{each.fetchall()}" for each in drawn)
+    assert "***" in shown
+    assert found_in(shown.encode()) == []
+    rows = pyarrow.parquet.read_table(tmp_path / "calls.parquet").to_pylist()
+    assert "***" in str(rows)
+    assert found_in(str(rows).encode()) == []
+    assert "***" in (tmp_path / "tuning.jsonl").read_text()
+    assert scan_files(tmp_path) == []
+
+
+CELLS = [
+    "%load_ext ipyconvexai\n%xmode Verbose\nimport os, ipyconvexai as ai, pandas as pd",
+    "ai.app().retries = 0\n%ai echo my key",
+    "%%ai\nfail with my key",
+    "%%ai -c talk\necho my key",
+    "%ai error",
+    "client = ai.OpenAI(api_key=os.environ['PLANTED_ARGUMENT'], max_retries=0)",
+    "client, vars(client), ai.app(), ai.doctor()",
+    "client.chat.completions.create(model='m', messages=[{'role': 'user', 'content': 'fail with my key'}])",
+    "frame = pd.DataFrame({'text': [f'{w} my key {n}' for n in range(8) for w in ('echo', 'fail with')]})",
+    "ai.map(frame, '{text}', into='answer')",
+    "ai.chat('talk', system='echo my key')",
+    "@ai.action\nasync def asked(ctx, topic: str = 'echo my key') -> str:\n    return (await ctx.generate(topic)).text",
+    "form = ai.form(asked)\nform",
+    "form._heard({'kind': 'run', 'values': {'topic': 'echo my key'}})\nimport time\n"
+    "while form.result is None: time.sleep(0.05)\nform.result",
+    "@ai.query\ndef said(ctx) -> list[str]:\n    return [m.content for m in ctx.db.query(ai.Message).collect()]",
+    "ai.live(said)",
+    "ai.run(said)",
+    "%ai log\n%ai usage\n%ai export tuning.jsonl",
+    "print(os.environ['OPENAI_API_KEY'][:3], os.environ.get('NOTHING'))\n1/0",
+]
+
+
+def test_no_executed_notebook_has_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A kernel runs it, and it is saved with its outputs and the state of its widgets."""
+
+    def reply(call: Received) -> Any:
+        return echo_key(call) if "fail with" in call.prompt else echo_key_in_answer(call)
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    folder = tmp_path / "notebook"
+    folder.mkdir()
+    with Endpoint(reply) as endpoint:
+        for name, value in {
+            "OPENAI_BASE_URL": endpoint.url,
+            "OPENAI_API_KEY": KEYS["environment"],
+            "PLANTED_ARGUMENT": KEYS["argument"],
+            "IPYCONVEXAI_MODEL": "openai:m",
+            "IPYCONVEXAI_DB": str(folder / "ledger.duckdb"),
+            "IPYTHONDIR": str(folder / "ipython"),
+            "PYTHONPATH": str(Path(ai.__file__).parent.parent),
+        }.items():
+            monkeypatch.setenv(name, value)
+        NotebookClient(
+            notebook,
+            kernel_manager_class=kernels_of_this_python(),
+            timeout=60,
+            allow_errors=True,
+            resources={"metadata": {"path": str(folder)}},
+        ).execute()
+        assert endpoint.count > 15
+    nbformat.write(notebook, folder / "executed.ipynb")
+    saved = (folder / "executed.ipynb").read_text()
+    for seen in ("AuthenticationError", "ZeroDivisionError", "***", "widget-state+json", "anywidget"):
+        assert seen in saved, seen
+    let_go(folder / "ledger.duckdb")
+    assert scan_rows(folder / "ledger.duckdb") == []
+    assert scan_files(folder) == []
 
 
 def shown_of(thing: Any) -> list[str]:
@@ -215,6 +327,38 @@ def shown_of(thing: Any) -> list[str]:
                 following += list(inner.values())
         level = following
     return shown
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error with all that it comes from, also what is suppressed."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__]
+
+
+def spellings(error: BaseException) -> list[str]:
+    notes = getattr(error, "__notes__", ())
+    return [repr(error), str(error), repr(error.args), repr(vars(error)), repr(notes)]
+
+
+def as_ipython_tells(error: BaseException) -> str:
+    """``%xmode Verbose``: each frame with its variables."""
+    tell = ultratb.VerboseTB(include_vars=True)
+    return "\n".join(tell.structured_traceback(type(error), error, error.__traceback__))
+
+
+def as_rich_tells(error: BaseException) -> str:
+    """Each frame with its variables, and theirs: it looks into objects."""
+    limits: Any = {"locals_max_length": 30, "locals_max_string": 2000, "locals_max_depth": 4}
+    told = Traceback.from_exception(type(error), error, error.__traceback__, show_locals=True, **limits)
+    page = io.StringIO()
+    Console(file=page, width=999).print(told)
+    return page.getvalue()
 
 
 def traceback_of(error: BaseException) -> str:
@@ -239,19 +383,6 @@ def pickle_of(error: BaseException) -> bytes:
     with contextlib.suppress(Exception):  # not every error of the SDK can be pickled
         return pickle.dumps(error)
     return b""
-
-
-def wait_for_the_keeper(ledger: Path) -> None:
-    """Until it has let go of the file: then what was in its log is in the file, too."""
-    import time
-
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            return duckdb.connect(str(ledger)).close()
-        except duckdb.IOException:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
 
 def test_the_scanner_finds_a_planted_key(tmp_path: Path):

@@ -852,5 +852,5 @@ def test_the_import_is_light() -> None:
 
 def test_all_is_complete() -> None:
     public = {name for name, value in vars(ipyconvexai.testing).items() if name[0] != "_" and name != "annotations"}
-    modules = {"batches", "child", "endpoint", "provider", "received", "script", "server", "shapes", "wire"}
+    modules = {"batches", "child", "crashing", "endpoint", "provider", "received", "script", "server", "shapes", "wire"}
     assert public - modules == set(ipyconvexai.testing.__all__)

@@ -1,7 +1,8 @@
 """Real keepers at a fraction of their cost: forked off one process that has imported what they need.
 
 A keeper's start takes 0.2 s of a processor, two thirds of it for imports, and the tests of what stands on the store
-start hundreds. `tests/store` and all processes that tests start have them as users have them. Linux only.
+start hundreds; a ledger that is not there yet is a copy of a fresh one. `tests/store` and all processes that tests
+start have them as users have them. Linux only.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable
@@ -94,6 +97,32 @@ class Nursery:
 def serve(requests: int) -> None:
     from ipyconvexai.store import keeper
 
+    with tempfile.TemporaryDirectory(prefix="ipyconvexai-tests-") as folder:
+        fresh = os.path.join(folder, "fresh.duckdb")
+        _in_a_child(lambda: _make(fresh))
+        _serve(requests, keeper.main, fresh)
+
+
+def _in_a_child(run: Callable[[], object]) -> None:
+    """DuckDB has threads, and what is forked off a process that has threads may hang."""
+    if not (pid := os.fork()):
+        try:
+            run()
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _make(ledger: str) -> None:
+    from ipyconvexai.store.database import Database
+
+    database = Database(ledger)
+    with database.cursor():
+        pass
+    database.close()
+
+
+def _serve(requests: int, main: Callable[[str], int], fresh: str) -> None:
     signal.signal(signal.SIGCHLD, _bury)
     with socket.socket(fileno=requests) as listening:
         while True:
@@ -102,7 +131,7 @@ def serve(requests: int) -> None:
                 return
             if not os.fork():
                 os.close(requests)
-                os._exit(_be_keeper(keeper.main, *json.loads(request), *handles))
+                os._exit(_be_keeper(main, fresh, *json.loads(request), *handles))
             for handle in handles:
                 os.close(handle)
 
@@ -113,7 +142,9 @@ def _bury(*_: object) -> None:
             pass
 
 
-def _be_keeper(main: Callable[[str], int], database: str, environment: dict[str, str], end: int, log: int) -> int:
+def _be_keeper(
+    main: Callable[[str], int], fresh: str, database: str, environment: dict[str, str], end: int, log: int
+) -> int:
     code = 1
     try:
         os.write(end, os.getpid().to_bytes(4, "little"))
@@ -125,6 +156,9 @@ def _be_keeper(main: Callable[[str], int], database: str, environment: dict[str,
             os.dup2(handle, standard)
         os.environ.clear()
         os.environ.update(environment)
+        if not os.path.exists(database) and not os.path.exists(f"{database}.wal"):
+            shutil.copy(fresh, database)  # making its tables takes longer than the rest of most tests
+            os.chmod(database, 0o600)
         code = main(database)
     except BaseException:
         traceback.print_exc()

@@ -12,7 +12,7 @@ def figure(request: pytest.FixtureRequest, record_property) -> Figure:
     """Says what was measured: ``figure("0 of 312 rows lost", "30 kills")``; it is printed, and stands in the table."""
 
     def show(measured: str, tries: str = "") -> None:
-        record_property(FIGURE, (request.module.PROMISE, measured, tries))
+        record_property(FIGURE, (measured, tries))
         print(f"\n{request.module.PROMISE}: {measured}" + (f" ({tries})" if tries else ""))
 
     return show

@@ -6,7 +6,9 @@ often it is tried each time, and in the long form (``pytest -m long``). ``make p
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -35,3 +37,14 @@ class Tries(NamedTuple):
         return pytest.mark.parametrize(
             "tries", [pytest.param(self.short, id="short"), pytest.param(self.long, id="long", marks=slow)]
         )
+
+
+def said_by(file: Path) -> tuple[str, Tries | None]:
+    """The promise of a file of tests, and how often it is tried: read, as importing it would define its functions."""
+    said = {}
+    for node in ast.parse(file.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            said[node.targets[0].id] = node.value
+    tries = said.get("TRIES")
+    number = Tries(*map(ast.literal_eval, tries.args)) if isinstance(tries, ast.Call) else None
+    return str(ast.literal_eval(said["PROMISE"])), number

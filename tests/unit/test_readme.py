@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import ipyconvexai
-from tests.promises.promising import Tries
+from tests.promises.promising import said_by
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -35,15 +34,9 @@ def test_commands_exist():
 def promises() -> Iterator[str]:
     """The row that each file of promises should have in the README's table: the words and the tries are the file's."""
     for path in sorted((ROOT / "tests" / "promises").glob("test_*.py")):
-        said = {}
-        for node in ast.parse(path.read_text("utf-8")).body:
-            if isinstance(node, ast.Assign) and isinstance(target := node.targets[0], ast.Name):
-                said[target.id] = node.value
-        assert "PROMISE" in said, f"{path.name} does not say its promise"
-        tries = said.get("TRIES")
-        words = Tries(*map(ast.literal_eval, tries.args)).words if isinstance(tries, ast.Call) else ""
+        promise, tries = said_by(path)
         link = f"[{path.name}](tests/promises/{path.name})"
-        yield f"| {ast.literal_eval(said['PROMISE'])} | {words} | {link} |".replace("|  |", "| |")
+        yield f"| {promise} | {tries.words if tries else ''} | {link} |".replace("|  |", "| |")
 
 
 def test_each_promise_stands_in_the_table_as_it_is_tested():

@@ -28,8 +28,10 @@ __all__ = ["has_commits", "is_damaged"]
 _FRAME = struct.Struct("<QQ")  # length, checksum
 _COMMIT = bytes.fromhex("e7fe7d722fed3d5e 640064ffff")  # the checksum of its entry and what it says; its length is 5
 _NUMBER = rb"[\x80-\xff]*[\x00-\x7f]"
-_HEADER = re.compile(  # what it is, the version, the file that it belongs to, the checkpoint after which it was begun
-    rb"\x64\x00\x62\x65\x00\x02\x66\x00\x10(?:%b){16}\x67\x00%b\xff\xff" % (_NUMBER, _NUMBER), re.DOTALL
+# What it is, the version; the file that it belongs to and the checkpoint after which it was begun, which are left out
+# where an older DuckDB made the file.
+_HEADER = re.compile(
+    rb"\x64\x00\x62\x65\x00\x02(?:\x66\x00\x10(?:%b){16}\x67\x00%b)?\xff\xff" % (_NUMBER, _NUMBER), re.DOTALL
 )
 _LONGEST_HEADER = 64
 Log = bytes | mmap.mmap

@@ -102,6 +102,7 @@ def test_pause_and_cancel_work_while_the_cell_is_busy(notebook: Open, endpoint: 
     assert saved.endswith("Run it again to go on.")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("slow")
 def test_each_batch_has_a_bar_of_its_own(notebook: Open) -> None:
     book = notebook(FRAME % ("twice", 120), RUN.replace("frame", "frame[:40]"), RUN.replace("frame", "frame[40:]"))
@@ -117,7 +118,7 @@ def test_each_batch_has_a_bar_of_its_own(notebook: Open) -> None:
         assert shown(book, index).get_by_role("button").count() == 0
 
 
-@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+@pytest.mark.parametrize("theme", [pytest.param("JupyterLab Light", marks=pytest.mark.long), "JupyterLab Dark"])
 def test_a_name_is_text_in_both_themes(notebook: Open, guard: Guard, theme: str) -> None:
     book = notebook(WAITING.format(why=HOSTILE))
     book.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)

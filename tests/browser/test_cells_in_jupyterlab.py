@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import re
 
+import pytest
+
 from ipyconvexai.render import markdown_bundle
 from ipyconvexai.testing import Answer, Fault
 from tests.browser.conftest import Open, Scripted
@@ -87,6 +89,7 @@ def test_run_all_stops_at_a_call_that_fails(notebook: Open, endpoint: Scripted) 
     assert "Traceback" not in shown
 
 
+@pytest.mark.long  # the panel's countdown is tried each time
 def test_who_waits_for_a_limit_sees_a_countdown(notebook: Open, endpoint: Scripted) -> None:
     endpoint.scripted |= {"First.": "one", "Second.": "two"}
     book = notebook('ai.app().limit("narrow", requests=1, per=4)', "%%ai\nFirst.", "%%ai\nSecond.")

@@ -74,7 +74,6 @@ def test_enter_sends_unless_it_ends_a_line_or_a_composition(shared: Open, script
     expect(answers(chat)).to_contain_text("one")
 
 
-@pytest.mark.both
 def test_stop_keeps_what_had_come(shared: Open, scripted: Scripted):
     scripted.scripted["Long"] = LONG
     book = shared("ai.chat('Stop')")
@@ -93,7 +92,6 @@ def test_stop_keeps_what_had_come(shared: Open, scripted: Scripted):
         expect(button).to_be_hidden()
 
 
-@pytest.mark.both
 def test_two_panels_and_a_cell_show_the_same(shared: Open, scripted: Scripted):
     book = shared("ai.chat('Both')", "ai.chat('Both')", "%%ai -c Both\nFrom a cell")
     book.run(0)
@@ -167,6 +165,7 @@ chat._view.send = lambda content: (sent.append(content), view_send(content))[1]
 """
 
 
+@pytest.mark.long  # and in `make bench-browser`, with its figures
 def test_a_thousand_pieces_at_200_a_second(shared: Open, scripted: Scripted):
     paragraph = "## Part {n}\n\nSome *words* of part {n}, and `code`, again and again and again and again."
     text = "\n\n".join(paragraph.format(n=n) + "\n\n- a point\n- another point" for n in range(46))
@@ -255,7 +254,9 @@ def test_the_kernel_begins_anew_under_an_open_panel(notebook: Open, scripted: Sc
     expect(answers(panel(book)).last).to_contain_text("there now")
 
 
-@pytest.mark.parametrize("version", [pytest.param("newest", marks=pytest.mark.both), "older"])
+@pytest.mark.parametrize(
+    "version", [pytest.param("newest", marks=pytest.mark.both), pytest.param("older", marks=pytest.mark.long)]
+)
 def test_it_works_while_a_cell_is_busy(
     notebook: Open, server: Server, scripted: Scripted, version: str, tmp_path_factory: pytest.TempPathFactory
 ):

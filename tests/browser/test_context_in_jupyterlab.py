@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from playwright.sync_api import FilePayload, Locator, expect
 
 from tests.browser.conftest import Open, Scripted
@@ -143,6 +144,7 @@ def test_what_cannot_be_sent_loses_nothing(notebook: Open, scripted: Scripted, s
     expect(own(chat)).to_have_text(["Look"])
 
 
+@pytest.mark.long
 def test_a_million_characters_are_pasted(notebook: Open, scripted: Scripted):
     book = notebook("ai.chat('Much')")
     book.run(0)

@@ -152,7 +152,8 @@ def test_it_is_run_and_canceled_while_a_cell_is_busy_and_outlives_a_reload(noteb
 
 
 # After a kernel that died JupyterLab 4.6 may open no further notebook in that page: so this is the long form.
-@pytest.mark.parametrize("way", ["restarted", pytest.param("killed", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["restarted", "killed"])
 def test_a_kernel_that_is_gone_runs_nothing(notebook: Open, way: str) -> None:
     book = opened(notebook, "ai.form(slow)", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     there = form(book)
@@ -168,6 +169,7 @@ def test_a_kernel_that_is_gone_runs_nothing(notebook: Open, way: str) -> None:
     expect(there.get_by_role("status")).to_have_text("")
 
 
+@pytest.mark.long
 def test_tables_and_charts_are_drawn(notebook: Open, guard: Guard) -> None:
     book = opened(notebook, "%ai form drawn")
     there = form(book)

@@ -67,7 +67,7 @@ def play(notebook: Open, endpoint: Scripted, guard: Guard, payloads: list[str], 
     assert not findings, json.dumps(findings, indent=1)
 
 
-@pytest.mark.parametrize(("options", "way"), [("", "answer"), ("-f html", "answer"), ("", "fault")])
+@pytest.mark.parametrize(("options", "way"), [("", "answer"), ("-f html", "answer")])
 def test_a_sample_of_payloads_does_nothing(
     notebook: Open, endpoint: Scripted, guard: Guard, options: str, way: str
 ) -> None:

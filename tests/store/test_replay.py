@@ -12,11 +12,14 @@ import pytest
 from ipyconvexai.store import replay
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Path:
-    """A file with a log of ten commits, as a killed process leaves it."""
+@pytest.fixture(params=["", " (STORAGE_VERSION 'v1.2.0')"], ids=["new", "old"])
+def ledger(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A file with a log of ten commits, as a killed process leaves it; also one in the form of an older DuckDB, which
+    stays as it is."""
     open_one, left = tmp_path / "open.duckdb", tmp_path / "left.duckdb"
-    with duckdb.connect(str(open_one)) as connection:
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{open_one}' AS ledger{request.param}")
+        connection.execute("USE ledger")
         connection.execute("CREATE TABLE a (b VARCHAR)")
         for number in range(9):
             connection.execute("INSERT INTO a VALUES (?)", [str(number) * 100])

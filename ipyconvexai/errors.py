@@ -43,7 +43,9 @@
     │   ├── LedgerReadOnlyError       the file or its folder cannot be written
     │   ├── LedgerTooNewError         written by a newer version
     │   ├── DiskFullError             no room; nothing is sent until there is
+    │   ├── ClosedError               it was closed
     │   ├── KeeperUnavailableError    the process that holds the file does not answer
+    │   │   └── OtherVersionError     it is of another version of the package
     │   ├── TransactionError          a transaction was rolled back
     │   └── QueryError                wrong SQL
     ├── BatchError                    on_error="raise": a row failed
@@ -70,6 +72,7 @@ __all__ = [
     "CallError",
     "CallTimeoutError",
     "CanceledError",
+    "ClosedError",
     "ConfigurationError",
     "ContextLengthError",
     "DataError",
@@ -94,6 +97,7 @@ __all__ = [
     "NoModelError",
     "NotAllowedError",
     "NotFoundError",
+    "OtherVersionError",
     "ProviderError",
     "QueryError",
     "RateLimitError",
@@ -399,9 +403,24 @@ class DiskFullError(StoreError):
     retryable = True
 
 
+class ClosedError(StoreError):
+    """To a client the keeper never says so: it hangs up, and the client asks the next one."""
+
+    code = "closed"
+
+    def __init__(
+        self, message: str = "the ledger is closed", *, cure: str = "Open it again: ai.connect(path).", **fields: object
+    ) -> None:
+        super().__init__(message, cure=cure, **fields)  # type: ignore[arg-type] # the root's own keywords
+
+
 class KeeperUnavailableError(StoreError):
     code = "keeper_unavailable"
     retryable = True
+
+
+class OtherVersionError(KeeperUnavailableError):
+    code = "other_version"
 
 
 class TransactionError(StoreError):

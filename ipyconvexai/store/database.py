@@ -19,11 +19,11 @@ from typing import TypeVar
 import duckdb
 
 from ipyconvexai.crashpoints import passing
-from ipyconvexai.errors import LedgerCorruptError, LedgerReadOnlyError, StoreError
+from ipyconvexai.errors import ClosedError, LedgerCorruptError, LedgerReadOnlyError, StoreError
 from ipyconvexai.store import faults, replay, rewriting
 from ipyconvexai.store.migrations import migrate
 
-__all__ = ["IDLE_CLOSE", "MEMORY", "ClosedError", "Database"]
+__all__ = ["IDLE_CLOSE", "MEMORY", "Database"]
 
 T = TypeVar("T")
 
@@ -46,13 +46,6 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     # Table functions like enable_logging() change settings from within a SELECT.
     "lock_configuration": "true",
 }
-
-
-class ClosedError(StoreError):
-    """This database was closed; a client whose keeper says so asks the next one."""
-
-    def __init__(self) -> None:
-        super().__init__("the ledger is closed", cure="Open it again: ai.connect(path).")
 
 
 class Database:

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from typing import IO, Any
 
 from ipyconvexai.errors import DiskFullError, LedgerReadOnlyError, StoreError
-from ipyconvexai.store.versions import OtherVersionError, common, is_ours
+from ipyconvexai.store.versions import common, is_ours, other_version
 from ipyconvexai.store.wire import LOST, dial
 
 __all__ = ["SOCKET_FOLDER", "Folder"]
@@ -145,7 +145,7 @@ class Folder:
         with contextlib.suppress(OSError), open(self.file(f"session-{session}"), "rb") as file:
             if name := file.read(_LONGEST_NAME).decode("utf-8", "replace"):
                 return name
-        return "a process"
+        return "a process that left no name"
 
     def sessions(self) -> list[str]:
         """Ids of the client processes that left a lock file here, dead or alive."""
@@ -212,7 +212,7 @@ class Folder:
         if (lock := self.lock("lock")) is not None:
             self.unlock(lock)  # that keeper was killed
             return None
-        raise OtherVersionError(facts, self.users())
+        raise other_version(facts, self.users())
 
     def ask_to_end(self) -> None:
         """Have the keeper, of whatever version, end as soon as nobody uses it; else it lingers a while."""

@@ -49,6 +49,7 @@ class Keeper:
         self._last_seen = time.monotonic()
         self._judge_at: float | None = 0.0  # the first look is at what an earlier keeper missed
         self._ended = threading.Event()
+        self.is_told_to_end = False  # by a signal: its handler may not set the event, whose lock may be taken below it
         self._directory: str | None = None
         if sys.platform == "win32":
             self._address = rf"\\.\pipe\ipyconvexai-{os.urandom(16).hex()}"
@@ -66,9 +67,9 @@ class Keeper:
         return thread
 
     def run(self) -> None:
-        """Serve until nobody has been there for `linger` seconds, or ``stop`` is called; then close everything."""
+        """Serve until nobody was there for `linger` seconds, ``stop`` is called or a signal came; then close all."""
         judge = self._start(self._judge_sessions)
-        while not self._ended.wait(TICK):
+        while not self._ended.wait(TICK) and not self.is_told_to_end:
             with self._gate:
                 visits = list(self._visits.values())
             for visit in visits:
@@ -200,8 +201,12 @@ def main(database: str) -> int:
     with contextlib.suppress(KeyError, ValueError):
         linger = float(os.environ[LINGER_VARIABLE])
     keeper = Keeper(folder, lock, linger)
+
+    def tell(*_: object) -> None:
+        keeper.is_told_to_end = True
+
     for number in (signal.SIGINT, signal.SIGTERM):  # what waits is written, and the file closed
-        signal.signal(number, lambda *_: keeper.stop())
+        signal.signal(number, tell)
     keeper.run()
     return 0
 

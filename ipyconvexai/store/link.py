@@ -16,14 +16,22 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, Protocol
 
 from ipyconvexai import guard
-from ipyconvexai.errors import Error, InputError, KeeperUnavailableError, StoreError, TransactionError, draws_as
+from ipyconvexai.errors import (
+    ClosedError,
+    Error,
+    InputError,
+    KeeperUnavailableError,
+    OtherVersionError,
+    StoreError,
+    TransactionError,
+    draws_as,
+)
 from ipyconvexai.ids import new_id
 from ipyconvexai.store.folder import Folder
 from ipyconvexai.store.pipe import Pipe, Receipt
 from ipyconvexai.store.purging import Criteria, Kind
 from ipyconvexai.store.start import Host, start_keeper
 from ipyconvexai.store.transaction import Execute, Pause, Reads, Rows, Snapshot, Statement, Transaction
-from ipyconvexai.store.versions import OtherVersionError
 from ipyconvexai.store.wire import LOST, PATIENCE, Line, wait_until
 
 __all__ = ["Execute", "KeeperStore", "Reads", "Store", "open_store"]
@@ -327,7 +335,7 @@ class KeeperStore:
     @contextlib.contextmanager
     def _line(self) -> Iterator[Line]:
         if self._closed:
-            raise StoreError("this ledger was closed", cure='Open it again: ai.connect("my.duckdb").')
+            raise ClosedError()
         try:
             line = self._idle.pop()
         except IndexError:

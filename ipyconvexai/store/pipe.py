@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from ipyconvexai.errors import Error, KeeperUnavailableError, StoreError
+from ipyconvexai.errors import ClosedError, Error, KeeperUnavailableError, StoreError
 from ipyconvexai.store.wire import rebuild
 
 __all__ = ["LoopReceipt", "Pipe", "Receipt", "ThreadReceipt"]
@@ -100,7 +100,7 @@ class Pipe:
                     self._start_lane()
                 self._condition.notify()
                 return
-        _tell(receipt, StoreError("the ledger is closed", cure="Open it again: ai.connect(path)."))
+        _tell(receipt, ClosedError())
 
     def _start_lane(self) -> None:
         thread = threading.Thread(target=self._run, name="ipyconvexai-pipe", daemon=True)

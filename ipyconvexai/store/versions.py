@@ -1,19 +1,21 @@
 """What two processes must have in common to share a keeper: how they speak, and the tables they expect.
 
-Runs on both sides; standard library, ``errors`` and ``wire`` only. Promise: a keeper of another version is told by name
-of version and users before anything is said to it that it could misunderstand.
+Runs on both sides; standard library, ``errors``, ``wire``, the version. Promise: a keeper of another version is told by
+version, by what differs and by its users, before anything is said to it that it could misunderstand.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 from typing import Any
 
-from ipyconvexai.errors import KeeperUnavailableError
+from ipyconvexai import __version__
+from ipyconvexai.errors import OtherVersionError
 from ipyconvexai.store.wire import PROTOCOL
 
-__all__ = ["OtherVersionError", "common", "is_ours"]
+__all__ = ["common", "is_ours", "other_version"]
 
 
 @functools.cache
@@ -32,15 +34,21 @@ def is_ours(announced: dict[str, Any]) -> bool:
     return all(announced.get(name) == value for name, value in common().items())
 
 
-class OtherVersionError(KeeperUnavailableError):
+def other_version(announced: dict[str, Any], users: list[str]) -> OtherVersionError:
     """`users`, in words: the processes for which the keeper of another version holds the ledger; may be none."""
+    who = f"for {', '.join(users)}" if users else "for nobody that could be found"
+    version, differs = announced.get("version"), ", ".join(_differences(announced))
+    same = " as here" if version == __version__ else ""
+    return OtherVersionError(
+        f"process {announced.get('pid')} holds the ledger {who}, and is of another version of ipyconvexai, {version}"
+        f"{same} ({differs})",
+        cure="Restart these notebooks (after an upgrade they still run the old version) or close them, then repeat;"
+        ' or use another file meanwhile: ai.connect("my.duckdb").',
+    )
 
-    def __init__(self, announced: dict[str, Any], users: list[str]) -> None:
-        self.users = users
-        theirs, pid = announced.get("version"), announced.get("pid")
-        who = f"for {', '.join(users)}" if users else "for nobody that could be found"
-        super().__init__(
-            f"process {pid} holds the ledger {who}, and is of another version of ipyconvexai, {theirs}",
-            cure="Restart these notebooks (after an upgrade they still run the old version) or close them, then repeat;"
-            ' or use another file meanwhile: ai.connect("my.duckdb").',
-        )
+
+def _differences(announced: dict[str, Any]) -> Iterator[str]:
+    for name, ours in common().items():
+        theirs = announced.get(name, "none")
+        if theirs != ours:
+            yield f"its {name} is {theirs}, here {ours}"

@@ -17,8 +17,7 @@ from typing import Any
 import duckdb
 
 from ipyconvexai.crashpoints import passing
-from ipyconvexai.errors import StoreError
-from ipyconvexai.store.database import ClosedError
+from ipyconvexai.errors import ClosedError, StoreError
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.purging import Criteria
 from ipyconvexai.store.transaction import Statement

@@ -21,7 +21,7 @@ from ipyconvexai import errors
 from ipyconvexai.crashpoints import passing
 from ipyconvexai.store import faults
 from ipyconvexai.store.admission import Admission
-from ipyconvexai.store.database import IDLE_CLOSE, ClosedError, Database
+from ipyconvexai.store.database import IDLE_CLOSE, Database
 from ipyconvexai.store.turn import Turn, explained
 
 __all__ = ["Alone", "Insert", "Work", "Write", "Writer"]
@@ -92,7 +92,7 @@ class Writer:
     def submit(self, job: Job) -> None:
         with self._gate:
             if self._closed:
-                raise ClosedError()
+                raise errors.ClosedError()
             self._jobs.put(job)
 
     def close(self) -> None:

@@ -47,6 +47,32 @@ store.close()
         finish(process)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_the_worst_moment_ends_it(temporary: Path, tmp_path: Path, number: signal.Signals):
+    """Its main thread waits for an event, and just then has that event's lock."""
+    keep = """
+from ipyconvexai.store import keeper
+class Unlucky(threading.Event):
+    def wait(self, timeout=None):
+        if threading.current_thread() is threading.main_thread():
+            with self._cond:
+                signal.raise_signal(int(sys.argv[2]))
+        return super().wait(timeout)
+class InThatMoment(keeper.Keeper):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._ended = Unlucky()
+keeper.Keeper = InThatMoment
+sys.exit(keeper.main(sys.argv[1]))
+"""
+    process = child(keep, tmp_path / "ledger.duckdb", int(number))
+    try:
+        finish(process)
+    finally:
+        process.kill()
+    assert not (tmp_path / "ledger.duckdb.keeper").exists()
+
+
 def test_nothing_is_started_or_written_before_first_use(ledger: str):
     KeeperStore(ledger).close()
     assert not Path(ledger).parent.exists()

@@ -259,6 +259,11 @@ class Database:
                 " then has what was there at its last checkpoint.",
             )
 
+    @property
+    def is_closed(self) -> bool:
+        """For good."""
+        return self._closed
+
     def is_idle(self) -> bool:
         """Whether the open file has not been used for ``IDLE_CLOSE`` seconds; never for ":memory:"."""
         with self._gate:

@@ -16,6 +16,7 @@ from typing import Any
 
 import duckdb
 
+from ipyconvexai import errors
 from ipyconvexai.store import abandoned, faults, rewriting
 from ipyconvexai.store.admission import Admission
 from ipyconvexai.store.clock import utc_now
@@ -105,6 +106,8 @@ class Engine:
         except duckdb.Error as error:
             if faults.is_fatal(error):
                 self._database.discard(generation)
+            if self._database.is_closed:
+                raise errors.ClosedError() from None
             raise faults.translate(error, self._database.path) from None
 
     # ------------------------------------------------------------------------------------------ transactions, work

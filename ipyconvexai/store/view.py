@@ -53,6 +53,8 @@ class View:
         except duckdb.Error as error:
             if faults.is_fatal(error):
                 self._database.discard(self._generation)
+            if self._database.is_closed:
+                raise errors.ClosedError() from None
             if self._late and isinstance(error, duckdb.InterruptException):
                 raise _too_slow(self._limit or 0) from None
             raise faults.translate(error, self._database.path) from None

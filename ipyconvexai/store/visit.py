@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 
 from ipyconvexai.crashpoints import passing
-from ipyconvexai.errors import ClosedError, StoreError
+from ipyconvexai.errors import StoreError
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.purging import Criteria
 from ipyconvexai.store.transaction import Statement
@@ -90,8 +90,6 @@ class Visit:
             result = handler(*args)
             passing("before_answer")
             return pack((True, result))
-        except ClosedError:  # the keeper ends: its client finds the next one
-            raise
         except Exception as error:
             return pack((False, describe(error)))
 

@@ -216,7 +216,11 @@ class Line:
         self.at_rest = True
         if fine:
             return answer
-        raise rebuild(answer)
+        error = rebuild(answer)
+        if isinstance(error, errors.ClosedError):  # it ends, and has done nothing of this
+            self.delivered = self.at_rest = False
+            raise EOFError("the keeper ends") from None
+        raise error
 
     def say(self, method: str) -> None:
         """Something that has no answer."""

@@ -26,6 +26,7 @@ from tests.store.helpers import (
     keepers_of,
     kill_keeper,
     line_of,
+    row,
     titles,
     wait_for,
 )
@@ -71,6 +72,42 @@ sys.exit(keeper.main(sys.argv[1]))
     finally:
         process.kill()
     assert not (tmp_path / "ledger.duckdb.keeper").exists()
+
+
+def test_a_keeper_that_is_told_to_end_costs_nobody_anything(store: KeeperStore, ledger: str):
+    """Whatever comes while it closes is done by the next one: transactions too, which are never repeated else."""
+    failed: list[Exception] = []
+    kept: list[str] = []
+    over = threading.Event()
+
+    def transact() -> None:
+        while not over.is_set():
+            (key, *_), begun = row("told"), "INSERT INTO conversations (id, created_at, title) VALUES (?, now(), ?)"
+            try:
+                with store.transaction() as execute:
+                    execute.later(begun, [key, "told"])
+                kept.append(key)
+                store.read("SELECT count(*) FROM conversations")
+            except Exception as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=transact) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    told: set[int] = set()
+    try:
+        while len(told) < 5:
+            before = len(kept)
+            wait_for(lambda: len(kept) > before + 20, "work to go on")  # noqa: B023 - waited for
+            (keeper,) = wait_for(lambda: set(keepers_of(ledger)) - told, "the next keeper")
+            os.kill(keeper, signal.SIGTERM)
+            told.add(keeper)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert {key for (key,) in store.read("SELECT id::VARCHAR FROM conversations")} == set(kept)
 
 
 def test_nothing_is_started_or_written_before_first_use(ledger: str):

@@ -18,7 +18,7 @@ from tests.magics.conftest import Run, Scripted
 from tests.promises.promising import Figure, Tries
 
 PROMISE = "any line after `%ai` gives a result or one readable error, never a raw traceback"
-TRIES = Tries(1000, 20_000, "lines and cells")
+TRIES = Tries(400, 20_000, "lines and cells")
 
 bare_shell, shell, endpoint, run = magics.bare_shell, magics.shell, magics.endpoint, magics.run
 
@@ -142,7 +142,7 @@ def test_any_line_gives_a_result_or_one_error(
 ) -> None:
     seen = {"asked": 0, "refused": 0}
 
-    @settings(max_examples=tries, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=tries, deadline=None, suppress_health_check=list(HealthCheck))
     @given(lines, st.none() | cells)
     def each(line: str, cell: str | None) -> None:
         capsys.readouterr()

@@ -25,7 +25,10 @@ from tests.promises.promising import Figure
 from tests.promises.scanning import in_files, in_rows, let_go
 from tests.store.helpers import wait_for
 
-PROMISE = "content that is older than `retention_days` is in no byte of the file within a day; usage and cost stay"
+PROMISE = (
+    "content that is older than `retention_days` is in no byte of the file 25 hours later where somebody has it open, else"
+    " once it is opened after that; usage and cost stay"
+)
 
 NOON = datetime.datetime(2026, 11, 20, 12)
 DAY, HOUR = datetime.timedelta(days=1), datetime.timedelta(hours=1)

@@ -41,8 +41,8 @@ __all__ = ["Batch", "Checked", "Operation", "Take", "run_in_cell"]
 
 _log = logging.getLogger(__name__)
 _KEEPS_NOTHING = (
-    "this ledger keeps no answers (record='metadata'): where this batch is run again, all of it is sent, and paid, again."
-    " Keep its result, or connect with record='full'."
+    "this ledger keeps no answers (record='metadata'): where this batch is run again, all of it is sent, and paid,"
+    " again. Keep its result, or connect with record='full'."
 )
 RETRIES = 5  # a batch is patient: nobody waits for a single row
 
@@ -120,9 +120,7 @@ class Batch:
             )
         if self.options.check:
             raise Checked
-        entry = self.entry = Entry(
-            self.app.store, await self._facts(endpoint), control, self.app.records.keeps_content
-        )
+        entry = self.entry = Entry(self.app.store, await self._facts(endpoint), control, self.app.records.keeps_content)
         if self.options.recall is not None:
             plan = await self._plan(endpoint, bar, None)
             await self._recall(self.options.recall, chunks, take, plan, control)

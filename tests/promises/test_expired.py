@@ -26,8 +26,8 @@ from tests.promises.scanning import in_files, in_rows, let_go
 from tests.store.helpers import wait_for
 
 PROMISE = (
-    "content that is older than `retention_days` is in no byte of the file 25 hours later where somebody has it open, else"
-    " once it is opened after that; usage and cost stay"
+    "content that is older than `retention_days` is in no byte of the file 25 hours later where somebody has it open,"
+    " else once it is opened after that; usage and cost stay"
 )
 
 NOON = datetime.datetime(2026, 11, 20, 12)
@@ -168,10 +168,15 @@ def test_what_is_under_way_stays(app: ai.App, endpoint: Endpoint) -> None:
     assert app.store.read(CONTENT) == [(0,)]
 
 
+def told(app: ai.App) -> str:
+    assert app.retention is not None
+    return app.retention.told
+
+
 def be_notebook(say: Say, ledger: str) -> None:
     with ai.connect(ledger) as app:
-        say(app.retention.told)
-    say(app.retention.told)
+        say(told(app))
+    say(told(app))
 
 
 def test_several_notebooks_that_begin_at_once(
@@ -191,7 +196,7 @@ def test_what_cannot_be_done_is_told_and_stops_nobody(
 ) -> None:
     (tmp_path / "broken.duckdb").write_bytes(b"no ledger at all" * 1000)
     with ai.connect(tmp_path / "broken.duckdb", retention_days=30) as broken:
-        wait_for(lambda: "could" in broken.retention.told, "the look")
+        wait_for(lambda: "could" in told(broken), "the look")
         assert "nothing could be removed: " in ai.doctor()
     assert "what has expired could not be removed" in caplog.text
     assert (tmp_path / "broken.duckdb").read_bytes() == b"no ledger at all" * 1000
@@ -213,7 +218,7 @@ def test_the_doctor_tells_what_is_kept(
         assert "kept: hashes, sizes, usage and outcomes, and no content" in ai.doctor()
     monkeypatch.setenv("IPYCONVEXAI_RETENTION_DAYS", "30")
     with ai.connect(":memory:") as app:
-        wait_for(lambda: "removed" in app.retention.told, "the look")
+        wait_for(lambda: "removed" in told(app), "the look")
         assert "kept: requests and answers for 30 days, and then hashes" in ai.doctor()
         assert "UTC this process removed nothing" in ai.doctor()
     with ai.connect(":memory:", retention_days=1.5) as app:

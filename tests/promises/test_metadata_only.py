@@ -25,9 +25,9 @@ from tests.shells import own_shell
 from tests.store.helpers import wait_for
 
 PROMISE = (
-    'with `record="metadata"` no word of a prompt or an answer is on the disk, but for what a provider passes off as its'
-    " own code, model or id: one word of at most 40 ASCII letters, digits and signs, without an @; what needs a text says"
-    " why it fails, and what would be paid again says so"
+    'with `record="metadata"` no word of a prompt or an answer is on the disk, but for what a provider passes off as'
+    " its own code, model or id: one word of at most 40 ASCII letters, digits and signs, without an @; what needs a"
+    " text says why it fails, and what would be paid again says so"
 )
 
 ASKED, ANSWERED = "The heron counts seven silver keys", "Nobody told the ferryman about Tuesday"
@@ -117,8 +117,8 @@ def ways(**options: Any) -> list[Callable[[], Any]]:
         lambda: list(ai.stream(ASKED, **options)),
         lambda: list(ai.stream(f"{ASKED} cut", **options)),
         lambda: ai.safe_generate(f"{ASKED} fail", **options),
-        *(lambda word=word: ai.generate(word, **options) for word in UNBROKEN),  # type: ignore[misc]
-        *(lambda word=word: ai.generate(f"{word}!", **options) for word in UNBROKEN),  # type: ignore[misc]
+        *(lambda word=word: ai.generate(word, **options) for word in UNBROKEN),
+        *(lambda word=word: ai.generate(f"{word}!", **options) for word in UNBROKEN),
     ]
 
 

@@ -56,14 +56,14 @@ def note_later(ctx: ai.MutationCtx, text: str) -> None:
 
 def play(endpoint: Endpoint, word: str) -> None:
     """Content of every kind that ages, with `word` in it and in its answer."""
-    endpoint.reply(lambda call: Fault(400, message=call.prompt) if "bad" in call.prompt else None)
+    endpoint.reply(lambda call: Fault(400, message=call.prompt) if "wrong" in call.prompt else None)
     ai.generate(f"plain {word}")
     list(ai.stream(f"streamed {word}"))
-    assert not ai.safe_generate(f"bad {word}").success
+    assert not ai.safe_generate(f"wrong {word}").success
     talk = ai.conversation(f"talk of {word}")
     talk.send(f"said {word}")
     ai.OpenAI().embeddings.create(model="m", input=f"embedded {word}")
-    ai.map(pd.DataFrame({"text": [f"row {word}", f"bad {word}"]}), "Classify: {text}", into="kind", progress=False)
+    ai.map(pd.DataFrame({"text": [f"row {word}", f"wrong {word}"]}), "Classify: {text}", into="kind", progress=False)
     ai.run(note_later, text=word)
     wait_for(lambda: not len(ai.jobs("pending")) + len(ai.jobs("in_progress")), "the job to end")
 

@@ -182,7 +182,7 @@ def doctor() -> Report:
     from ipyconvexai.providers.choice import doctor_report
 
     current = app()
-    retention = "" if current.retention is None else f"\nretention: {current.retention}"
+    retention = "" if current.retention is None else f"\nretention: {current.retention.told}"
     return Report(f"{doctor_report(current.settings)}\n{_ledger_state(current)}{retention}")
 
 

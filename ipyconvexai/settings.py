@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from ipyconvexai.errors import InputError
 from ipyconvexai.values import Replay
 
-__all__ = ["Secret", "Settings", "known_secrets", "redact", "redact_bytes", "remember_secret"]
+__all__ = ["Secret", "Settings", "known_secrets", "plain_word", "redact", "redact_bytes", "remember_secret"]
 
 DEFAULT_TIMEOUT = 600.0  # seconds; the SDK's own default
 _LONGEST = 36_500  # days of retention: 100 years
@@ -85,9 +85,14 @@ class Settings:
             raise InputError(f"retries={self.retries!r} is no number of attempts", cure="Use 0 or more.")
 
     @property
+    def keeps_content(self) -> bool:
+        """Whether what is asked and answered is written down."""
+        return self.record == "full"
+
+    @property
     def kept(self) -> str:
         """What stays of a call, and how long, in words."""
-        if self.record != "full":
+        if not self.keeps_content:
             return f'hashes, sizes, usage and outcomes, and no content (record="{self.record}")'
         if self.retention_days is None:
             return "requests and answers, until they are purged"
@@ -162,6 +167,8 @@ _LOOKS_SECRET = re.compile(r"\S{16,}")  # SORT_KEY and PRIMARY_KEY hold words, w
 _SHORTEST = 8  # a shorter value would blank out ordinary words
 _TOKEN = re.compile(r"[\w.+=~-]{24,}")  # surely a key: its beginning and its end give it away, too
 _PART = 16  # characters of these
+# A name of a code, a model or a request. What is longer, or of another script, or an address, may be a prompt's.
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_./:;=+-]{1,40}")
 _RESCAN_AFTER = 1.0  # seconds between looks at the environment
 _forms: dict[str, tuple[str, ...]] = {}
 _ordered: list[str] = []  # all of them
@@ -212,3 +219,8 @@ def redact_bytes(data: bytes) -> bytes:
     for form in _ordered:
         data = data.replace(form.encode("utf-8", "surrogateescape"), b"***")
     return data
+
+
+def plain_word(value: str | None) -> str | None:
+    """`value` where it is a name and no sentence: what a provider calls its codes may quote the prompt."""
+    return value if value is None or _PLAIN_WORD.fullmatch(value) else None

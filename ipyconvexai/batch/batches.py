@@ -19,9 +19,9 @@ from ipyconvexai.batch.collector import put_off
 from ipyconvexai.batch.control import Control
 from ipyconvexai.batch.runner import Item
 from ipyconvexai.errors import Error, TransactionError
-from ipyconvexai.settings import redact
+from ipyconvexai.settings import plain_word, redact
 from ipyconvexai.store.clock import utc_now
-from ipyconvexai.store.ledger import document_id, plain_word
+from ipyconvexai.store.ledger import document_id
 from ipyconvexai.store.link import Execute, Store
 
 __all__ = ["Entry", "Facts"]

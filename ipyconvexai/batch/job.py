@@ -182,7 +182,7 @@ class Job:
         batch = self._app.store.read(
             "SELECT id::VARCHAR FROM batches WHERE job_id = ?::UUID ORDER BY created_at DESC, id DESC LIMIT 1", [key]
         )
-        if self._app.settings.record != "full":
+        if not self._app.settings.keeps_content:
             raise NotFoundError(
                 'this ledger keeps no answers (record="metadata")',
                 cure=f"They are in the file that it wrote: {row['spec'].options.get('output')}.",

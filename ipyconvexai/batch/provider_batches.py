@@ -219,7 +219,7 @@ class ProviderBatches:
             async for outcomes in self._outcomes(row, remote):
                 await self._app.records.settle_all(outcomes)
             await self._settle_purse(key)
-            tells = remote.state == "failed" and self._app.records.record == "full"
+            tells = remote.state == "failed" and self._app.records.keeps_content
             message = remote.error_message if tells else None
             await self._change(key, state="collected", finished_at=utc_now(), error_message=message)
             return row._replace(state="collected", error_message=message).standing

@@ -257,7 +257,7 @@ class RowBatch:
     @property
     def _remembers_all(self) -> bool:
         """With record="metadata" the ledger knows no answer that a later chunk could ask for."""
-        return self._app.records.record != "full"
+        return not self._app.records.keeps_content
 
     def _columns(self, results: list[Result]) -> dict[str, list[Any]]:
         outputs = self._operation.outputs

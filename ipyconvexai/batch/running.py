@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -38,6 +39,11 @@ from ipyconvexai.values import Caller, Purse, Replay
 
 __all__ = ["Batch", "Checked", "Operation", "Take", "run_in_cell"]
 
+_log = logging.getLogger(__name__)
+_KEEPS_NOTHING = (
+    "this ledger keeps no answers (record='metadata'): where this batch is run again, all of it is sent, and paid,"
+    " again. Keep its result, or connect with record='full'."
+)
 RETRIES = 5  # a batch is patient: nobody waits for a single row
 
 Take = Callable[[Chunk], Awaitable[None]]
@@ -106,7 +112,7 @@ class Batch:
             StoreError: the ledger cannot record; nothing more is sent, and running it again goes on.
         """
         endpoint = await self.endpoint()
-        if self.options.engine == PROVIDERS_BATCH and self.app.records.record != "full":
+        if self.options.engine == PROVIDERS_BATCH and not self.app.records.keeps_content:
             raise InputError(
                 'this ledger keeps no content (record="metadata"), and what a provider\'s batch is asked and answers'
                 " stands there until it is collected",
@@ -114,9 +120,7 @@ class Batch:
             )
         if self.options.check:
             raise Checked
-        entry = self.entry = Entry(
-            self.app.store, await self._facts(endpoint), control, self.app.records.record == "full"
-        )
+        entry = self.entry = Entry(self.app.store, await self._facts(endpoint), control, self.app.records.keeps_content)
         if self.options.recall is not None:
             plan = await self._plan(endpoint, bar, None)
             await self._recall(self.options.recall, chunks, take, plan, control)
@@ -136,6 +140,8 @@ class Batch:
         beat = None
         try:
             await asyncio.to_thread(entry.begin)
+            if not self.app.records.keeps_content and not self.options.is_fresh:
+                _log.warning("%s", _KEEPS_NOTHING)
             beat = asyncio.create_task(entry.beat())
             with rarer():
                 await runner.run(chunks, take)
@@ -245,7 +251,7 @@ class Batch:
         operation, options = self.operation, self.options
         said = {**operation.facts(), "params": options.params}
         text = redact(json.dumps(said, sort_keys=True, ensure_ascii=False, default=str))
-        keeps = self.app.records.record == "full"
+        keeps = self.app.records.keeps_content
         print_of = _hash(operation.kind, text, endpoint.provider, endpoint.model)
         if options.resume is not None:
             before = await asyncio.to_thread(wake, self.app.store, options.resume)

@@ -87,12 +87,12 @@ def schedule(
         notify=notices.addresses(notify),
     )
     spec = replace(spec, name=_name(name, spec))
-    if current.settings.record != "full" and spec.options.get("output") is None:
+    if not current.settings.keeps_content and spec.options.get("output") is None:
         raise InputError(
             'this ledger keeps no answers (record="metadata"): what this batch gives would be lost',
             cure='Have it written to a file: output="results.parquet".',
         )
-    if current.settings.record != "full" and (kind != "summarize" or {"system", "prompt"} & set(spec.options)):
+    if not current.settings.keeps_content and (kind != "summarize" or {"system", "prompt"} & set(spec.options)):
         raise InputError(
             'this ledger keeps no content (record="metadata"), and what is to be asked later would be content',
             cure="Run it now; or schedule ai.summarize(...) as it is, without system= and prompt=.",

@@ -207,7 +207,7 @@ def look_at(app: App, data: Any, words: Sequence[Any], frame_id: str, *, repeate
         return Kept({"path": path}, path)
     if isinstance(data, Relation):
         data = data.arrow()
-    if app.settings.record != "full":
+    if not app.settings.keeps_content:
         raise InputError(
             'this ledger keeps no content (record="metadata"), and rows for later would be content',
             cure="Write them to a file of yours, and schedule its path; or schedule SQL or a query.",

@@ -137,12 +137,12 @@ class MutationContext(QueryContext):
             user_id=user_id,
             job_id=job_id,
             clock=runner.clock,
-            keeps_content=runner.settings.record == "full",
+            keeps_content=runner.settings.keeps_content,
         )
 
     def _database(self, execute: Any) -> Any:
         writer = Writer(execute, self._runner.catalog, self.now)
-        writer.keeps_content = self._runner.settings.record == "full"
+        writer.keeps_content = self._runner.settings.keeps_content
         return writer
 
     def run_mutation(self, fn: Any, /, **args: Any) -> Any:
@@ -199,7 +199,7 @@ class ActionContext(_Acting):
             job_id=job_id,
             clock=runner.clock,
             wake=runner.wake,
-            keeps_content=runner.settings.record == "full",
+            keeps_content=runner.settings.keeps_content,
         )
 
     @property
@@ -293,7 +293,7 @@ class SyncActionContext(_Acting):
             job_id=job_id,
             clock=runner.clock,
             wake=runner.wake,
-            keeps_content=runner.settings.record == "full",
+            keeps_content=runner.settings.keeps_content,
         )
 
     @property

@@ -25,8 +25,7 @@ from typing import Any
 
 from ipyconvexai.errors import ApplicationError, ArgumentsError, Error, InputError
 from ipyconvexai.functions.registry import Function
-from ipyconvexai.settings import redact
-from ipyconvexai.store.ledger import plain_word
+from ipyconvexai.settings import plain_word, redact
 from ipyconvexai.store.link import Execute, Store
 
 __all__ = [

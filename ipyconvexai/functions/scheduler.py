@@ -308,7 +308,7 @@ class Scheduler:
 
     @property
     def _keeps_content(self) -> bool:
-        return self._runner.settings.record == "full"
+        return self._runner.settings.keeps_content
 
     def _kept(self, outcome: Outcome) -> Outcome:
         """What of it is written down."""

@@ -112,7 +112,7 @@ class _Draft:
         self.tool_calls: tuple[ToolCall, ...] = ()
         self.wait: Wait | None = None
         self._store = owner.runner.store
-        self._record = owner.runner.settings.record
+        self._keeps_content = owner.runner.settings.keeps_content
         self._clock = clock
         self._pieces: list[str] = []
         self._waiting: list[str] = []
@@ -124,7 +124,7 @@ class _Draft:
         return "".join(self._pieces)
 
     def begin(self) -> None:
-        if self._record != "full":
+        if not self._keeps_content:
             raise InputError(
                 "with record='metadata' no message is kept", cure="Use ctx.generate(), or keep content: record='full'."
             )

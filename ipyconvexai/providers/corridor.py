@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -68,6 +69,11 @@ __all__ = [
 ]
 
 
+_log = logging.getLogger(__name__)
+_KEEPS_NOTHING = (
+    "replay='reuse' finds no answer that is recorded without its content (record='metadata'): such a call is sent, and"
+    " paid, each time. With record='full' it is paid once."
+)
 PATIENCE = 4  # times as many attempts after refusals, where the caller is patient
 MOST_UNSETTLED = 256  # outcomes kept for a ledger that cannot write: disk full, say
 
@@ -105,6 +111,7 @@ class Corridor:
         self._sleep = sleep
         self._rand = rand
         self._flights = Flights()
+        self._warned = False
         self._turns = Turns(ledger, settings, clock, sleep, rand)
         self._streams: set[RecordedStream] = set()  # open ones
         self._unsettled: collections.deque[tuple[Outcome, str | None]] = collections.deque(maxlen=MOST_UNSETTLED)
@@ -190,6 +197,9 @@ class Corridor:
             return _replay(recording, call.request)
         if call.replay is Replay.ONLY:
             await self._miss(call)
+        if not self._warned and not self._ledger.keeps(call.caller.record):
+            self._warned = True  # once: the same is true of each call
+            _log.warning("%s", _KEEPS_NOTHING)
         return await self._attempts(call)
 
     async def _miss(self, call: Call) -> None:

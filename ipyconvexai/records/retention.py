@@ -36,10 +36,7 @@ class Retention:
         self._looked: datetime.date | None = None
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
-        self._told = "it was not looked yet"
-
-    def __str__(self) -> str:
-        return self._told
+        self.told = "nothing was looked at yet"
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._keep, name="ipyconvexai-retention", daemon=True)
@@ -65,12 +62,12 @@ class Retention:
         try:
             removed = self._expire(now)
         except Exception as error:  # nobody is there to catch it
-            self._told = f"at {now:%Y-%m-%d %H:%M} UTC nothing could be removed: {error}"
+            self.told = f"at {now:%Y-%m-%d %H:%M} UTC nothing could be removed: {error}"
             if not self._closed.is_set():
                 _log.warning("%s: what has expired could not be removed: %s", self._store.path, error)
         else:
             self._looked = now.date()
-            self._told = f"at {now:%Y-%m-%d %H:%M} UTC this process removed {removed or 'nothing'}"
+            self.told = f"at {now:%Y-%m-%d %H:%M} UTC this process removed {removed or 'nothing'}"
 
     def _is_there(self) -> bool:
         """Looking makes no ledger."""

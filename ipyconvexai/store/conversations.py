@@ -27,7 +27,7 @@ def find_conversation(ledger: Ledger, title_or_id: str) -> str | None:
     """
     if not title_or_id.strip():
         raise InputError("a conversation needs a title", cure='Name it: conversation="my analysis".')
-    if ledger.record != "full":
+    if not ledger.keeps_content:
         raise _not_kept()
     try:
         title_or_id.encode()
@@ -67,7 +67,7 @@ def begin_conversation(
 
     `model` and `system` are as in ``settings_of``.
     """
-    if ledger.record != "full":
+    if not ledger.keeps_content:
         raise _not_kept()
     # A transaction has the writer to itself, so two notebooks cannot both begin it.
     with ledger.store.transaction() as execute:

@@ -10,18 +10,17 @@ import asyncio
 import datetime
 import hashlib
 import json
-import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ipyconvexai.ids import uuid_of
-from ipyconvexai.settings import redact, redact_bytes
+from ipyconvexai.settings import plain_word, redact, redact_bytes
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.link import Store
 from ipyconvexai.store.pipe import LoopReceipt, ThreadReceipt
 
-__all__ = ["Intent", "Known", "Ledger", "Outcome", "Recording", "content_hash", "document_id", "plain_word", "utc_now"]
+__all__ = ["Intent", "Known", "Ledger", "Outcome", "Recording", "content_hash", "document_id", "utc_now"]
 
 
 class Intent(NamedTuple):
@@ -116,7 +115,6 @@ FROM (
 ) JOIN responses s USING (request_id)
 """
 _WORDED = ("content_type", "finish_reason", "model", "error_code", "provider_request_id")
-_PLAIN_WORD = re.compile(r"[\w./:;=+@-]{1,128}")
 _DOCUMENTS = uuid.UUID("5c1ffa3e-7a11-5a0e-9d6c-3f0f6b0f7f0d").bytes
 
 
@@ -131,17 +129,17 @@ def content_hash(content: str) -> str:
     return hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
 
 
-def plain_word(value: str | None) -> str | None:
-    """`value` where it is a name and no sentence: what a provider calls its codes may quote the prompt."""
-    return value if value is None or _PLAIN_WORD.fullmatch(value) else None
-
-
 class Ledger:
     """`record` is "full" or "metadata"; a call may ask for less, never for more."""
 
     def __init__(self, store: Store, *, record: str = "full") -> None:
         self.store = store
         self.record = record
+
+    @property
+    def keeps_content(self) -> bool:
+        """Whether what is asked and answered is written down, where a call asks for no less."""
+        return self.record == "full"
 
     # ------------------------------------------------------------------------------------------ the way of a call
     async def admit(self, intent: Intent, *, record: str | None = None, note: dict[str, Any] | None = None) -> None:
@@ -216,11 +214,12 @@ class Ledger:
         count, per_byte, written = rows[0]
         return (count, per_byte, written or 0.0) if count and per_byte is not None else None
 
-    def _keeps_content(self, record: str | None) -> bool:
-        return "metadata" not in (self.record, record)
+    def keeps(self, record: str | None) -> bool:
+        """The same of a call that asks for `record`."""
+        return self.keeps_content and record != "metadata"
 
     def _clean_intent(self, intent: Intent, record: str | None) -> tuple[Any, ...]:
-        if not self._keeps_content(record):
+        if not self.keeps(record):
             return tuple(intent._replace(body=None, body_bytes=None))
         return tuple(
             intent._replace(
@@ -230,7 +229,7 @@ class Ledger:
         )
 
     def _clean_outcome(self, outcome: Outcome, record: str | None) -> tuple[Any, ...]:
-        if not self._keeps_content(record):
+        if not self.keeps(record):
             # An error message may quote the prompt, and so may all else that a provider words.
             worded: dict[str, Any] = {name: plain_word(getattr(outcome, name)) for name in _WORDED}
             return tuple(outcome._replace(body=None, body_bytes=None, text=None, error_message=None, **worded))
@@ -307,7 +306,7 @@ class Ledger:
         nothing.
         """
         texts = {document_id(content): content for content in contents}
-        now, full = utc_now(), self._keeps_content(None)
+        now, full = utc_now(), self.keeps_content
         rows = [
             (
                 key,

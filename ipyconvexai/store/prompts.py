@@ -28,7 +28,7 @@ def save_prompt(ledger: Ledger, name: str, text: str, user: str | None) -> None:
     """
     if not name.strip():
         raise InputError("a prompt needs a name", cure="For example: --save review.")
-    if ledger.record != "full":
+    if not ledger.keeps_content:
         raise InputError("with record='metadata' no prompt is kept", cure="Keep it in a variable instead.")
     with ledger.store.transaction() as execute:
         execute(

@@ -19,7 +19,7 @@ def let_go(ledger: Path) -> None:
             return duckdb.connect(str(ledger)).close()
         except duckdb.IOException:
             assert time.monotonic() < deadline, f"{ledger} is still held"
-            time.sleep(0.02)
+            time.sleep(0.05)
 
 
 def in_files(folder: Path, needles: Iterable[str]) -> list[str]:
@@ -42,14 +42,15 @@ def in_rows(ledger: Path, needles: Iterable[str]) -> list[str]:
     found = []
     with duckdb.connect(str(ledger), read_only=True) as connection:
         columns = connection.execute(
-            "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND table_name IN (FROM (SELECT"
-            " table_name FROM duckdb_tables() WHERE NOT internal))"
+            "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal"
+            " AND table_name IN (FROM (SELECT table_name FROM duckdb_tables() WHERE NOT internal)) GROUP BY ALL"
         ).fetchall()
-        assert ("responses", "error_message") in columns
-        for table, column in columns:
-            rows = connection.execute(f'SELECT "{column}" FROM "{table}" WHERE "{column}" IS NOT NULL').fetchall()
-            shown = "\n".join(_text(value) for (value,) in rows)
-            found += [f"{table}.{column}: {needle}" for needle in looked_for if needle in shown]
+        assert "error_message" in dict(columns)["responses"]
+        for table, names in columns:
+            rows = connection.execute(f'FROM "{table}"').fetchall()
+            for name, values in zip(names, zip(*rows, strict=True), strict=bool(rows)):
+                shown = "\n".join(_text(value) for value in values if value is not None)
+                found += [f"{table}.{name}: {needle}" for needle in looked_for if needle in shown]
     return found
 
 

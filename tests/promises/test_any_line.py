@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from IPython.core.error import UsageError
 
@@ -18,7 +18,7 @@ from tests.magics.conftest import Run, Scripted
 from tests.promises.promising import Figure, Tries
 
 PROMISE = "any line after `%ai` gives a result or one readable error, never a raw traceback"
-TRIES = Tries(1000, 20_000, "lines and cells")
+TRIES = Tries(400, 20_000, "lines and cells")
 
 bare_shell, shell, endpoint, run = magics.bare_shell, magics.shell, magics.endpoint, magics.run
 
@@ -142,8 +142,21 @@ def test_any_line_gives_a_result_or_one_error(
 ) -> None:
     seen = {"asked": 0, "refused": 0}
 
-    @settings(max_examples=tries, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=tries, deadline=None, suppress_health_check=list(HealthCheck))
     @given(lines, st.none() | cells)
+    # Shapes that are easily taken for others; what is found becomes one more of them.
+    @example("budget $1,000/day", None)
+    @example("openai! ", None)
+    @example("usage day", None)
+    @example("-- usage day", None)
+    @example("--", "")
+    @example("don't", None)
+    @example('export "', None)
+    @example("--params {'top_p': nan}", "x")
+    @example("-f json --schema '{'", "x")
+    @example("", "{x!r:>{y}} \\frac{a}{b} {")
+    @example("sql", "DROP TABLE requests")
+    @example("show \x00", None)
     def each(line: str, cell: str | None) -> None:
         capsys.readouterr()
         error = run(f"%ai {line}" if cell is None else f"%%ai {line}\n{cell}")

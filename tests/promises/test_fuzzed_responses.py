@@ -28,7 +28,7 @@ from tests.promises.promising import Figure, Tries
 PROMISE = (
     "whatever a provider sends, and whatever stands in the ledger's rows: a result or an error of ours, and no hang"
 )
-TRIES = Tries(60, 3000, "answers over HTTP, and rows")
+TRIES = Tries(25, 3000, "answers over HTTP, and rows")
 
 PATHS = st.sampled_from(["chat/completions", "responses", "embeddings", "completions", "images/generations", "?"])
 TYPES = st.sampled_from(["application/json", "text/event-stream", "text/html", "", "application/json; charset=utf-16"])
@@ -123,6 +123,7 @@ def is_sound(reading: Reading) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------- what reads answers
+@settings(deadline=None)
 @given(bodies | streams(), PATHS, st.booleans(), TYPES)
 def test_answers(content: bytes, path: str, asked: bool, media_type: str):
     reading = read_answer(content, path, asked_events=asked)
@@ -133,6 +134,7 @@ def test_answers(content: bytes, path: str, asked: bool, media_type: str):
     assert code is None or isinstance(code, str)
 
 
+@settings(deadline=None)
 @given(streams() | st.binary(max_size=80), PATHS, st.lists(st.integers(0, 400), max_size=6))
 def test_streams_are_read_the_same_however_they_are_cut(content: bytes, path: str, cuts: list[int]):
     def read(pieces: list[bytes]) -> tuple[Reading, bool, bool]:
@@ -156,6 +158,7 @@ HEADERS = st.sampled_from([
 WORDS = st.text(max_size=30) | st.integers().map(str) | st.floats().map(str)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(HEADERS, WORDS), st.integers(100, 999))
 @example({"retry-after": f"Thu, 01 Jan {10**30} 00:00:00 GMT"}, 429)
 def test_headers(headers: dict[str, str], status: int):

@@ -28,7 +28,7 @@ PROMISE = (
     "a value in a question is never read for names; no field leads to the environment, and no value that holds most of"
     " it is sent (a text that you made of it yourself is, without the keys that are known)"
 )
-TRIES = Tries(1000, 20_000, "hostile questions")
+TRIES = Tries(400, 20_000, "hostile questions")
 
 bare_shell, shell, endpoint, run = magics.bare_shell, magics.shell, magics.endpoint, magics.run
 
@@ -310,7 +310,7 @@ def test_no_question_has_a_value_of_the_environment(figure: Figure, tries: int) 
     names = {**hostile(), "paper": Paper(), "secret": Secret("a-secret-0123456789"), "key": PLANTED["PLANTED_API_KEY"]}
     seen = {"kept": 0, "changed": 0, "refused": 0}
 
-    @settings(max_examples=tries, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=tries, deadline=None, suppress_health_check=list(HealthCheck))
     @given(QUESTIONS.map("".join))
     def each(question: str) -> None:
         text = sent(question, names)
@@ -324,7 +324,7 @@ def test_no_question_has_a_value_of_the_environment(figure: Figure, tries: int) 
     figure(f"0 leaks; {seen['kept']:,} stayed as written, {seen['refused']:,} refused", f"{tries:,} {TRIES.of}")
 
 
-@settings(deadline=None, max_examples=300, database=None)
+@settings(deadline=None, max_examples=150)
 @given(NAMES, STEPS.filter(lambda step: step.startswith("_")), PATHS, CONVERSIONS)
 def test_a_field_that_asks_for_what_is_private_stays_literal(name: str, step: str, path: str, conversion: str) -> None:
     given_names = {**HOSTILE, "paper": Paper(), "sys": sys, "secret": Secret("a-secret-0123456789")}

@@ -25,11 +25,12 @@ import ipyconvexai as ai
 from ipyconvexai import errors
 from ipyconvexai.testing import Answer, Endpoint, Fault, ToolCall
 from tests.functions.talking import shown
-from tests.promises.promising import Figure
+from tests.promises.promising import Figure, Tries
 from tests.shells import own_shell
 from tests.store.helpers import wait_for
 
 PROMISE = "what a model says is never executed, neither as Python, nor in a shell, nor as SQL"
+TRIES = Tries(5, 15, "hostile texts each way")  # all there are
 
 WORD = "canary_7f3a"
 DO = f"__import__('pathlib').Path('{WORD}').touch()"
@@ -51,6 +52,11 @@ HOSTILE = [
     json.dumps({"$import": f"os:system('touch {WORD}')", "__class__": DO, DO: DO, "name": DO}),
     f"<script>{WORD}()</script>",
 ]
+
+
+def turn(number: int, tries: int) -> list[str]:
+    """The hostile texts of the way with this `number`: each meets others, and together they meet all."""
+    return [HOSTILE[(number * TRIES.short + place) % len(HOSTILE)] for place in range(tries)]
 
 
 # ---------------------------------------------------------------------------------------------- what happened
@@ -123,26 +129,35 @@ def attempt(way: Callable[[], Any]) -> None:
         pass
 
 
-def test_answers_and_errors(app: ai.App, endpoint: Endpoint, canary: Callable[[], list[str]], figure: Figure) -> None:
+@TRIES.both
+def test_answers_and_errors(
+    tries: int, app: ai.App, endpoint: Endpoint, canary: Callable[[], list[str]], figure: Figure
+) -> None:
     client = ai.OpenAI(max_retries=0)
-    for text in HOSTILE:
-        endpoint.reply(text)
-        for way in (
-            lambda: ai.generate("q"),
-            lambda: ai.generate("q", schema=dict[str, str]),
-            lambda: list(ai.stream("q")),
-            lambda text=text: ai.generate("q", conversation=text),
-            lambda text=text: ai.conversation(text).send(text),
-            lambda: ai.generate("q", replay="reuse"),
-            lambda: client.responses.create(model="m", input="q"),
-        ):
-            attempt(way)
-        endpoint.reply(Answer(text, finish_reason=text))
-        attempt(lambda: ai.generate("q"))
-        endpoint.reply(Fault(400, message=text, code=text, type=text))
-        attempt(lambda: ai.generate("q"))
-        endpoint.reply(Answer(json.dumps({"name": text, "age": text, "tags": [text]})))
-        attempt(lambda: ai.generate("q", schema={"type": "object", "properties": {"name": {"type": "string"}}}))
+
+    def plain(text: str) -> Any:
+        return ai.generate("q")
+
+    named = {"type": "object", "properties": {"name": {"type": "string"}}}
+    ways: list[tuple[Callable[[str], Any], Callable[[str], Any]]] = [
+        (str, plain),
+        (str, lambda text: ai.generate("q", schema=dict[str, str])),
+        (str, lambda text: list(ai.stream("q"))),
+        (str, lambda text: ai.generate("q", conversation=text)),
+        (str, lambda text: ai.conversation(text).send(text)),
+        (str, lambda text: ai.generate("q", replay="reuse")),
+        (str, lambda text: client.responses.create(model="m", input="q")),
+        (lambda text: Answer(text, finish_reason=text), plain),
+        (lambda text: Fault(400, message=text, code=text, type=text), plain),
+        (
+            lambda text: Answer(json.dumps({"name": text, "age": text, "tags": [text]})),
+            lambda text: ai.generate("q", schema=named),
+        ),
+    ]
+    for number, (said, way) in enumerate(ways):
+        for text in turn(number, tries):
+            endpoint.reply(said(text))
+            attempt(lambda way=way, text=text: way(text))  # type: ignore[misc]
     for look in (ai.ledger.calls, ai.ledger.usage, ai.batches, ai.jobs):
         attempt(look)
     for text in HOSTILE:
@@ -153,8 +168,8 @@ def test_answers_and_errors(app: ai.App, endpoint: Endpoint, canary: Callable[[]
         attempt(lambda text=text: ai.ledger.call(text))  # type: ignore[misc]
     assert canary() == []
     sent = endpoint.count
-    assert sent > 5 * len(HOSTILE)
-    figure("0 executed", f"{len(HOSTILE)} hostile texts as answers, arguments, rows, titles, SQL, cells")
+    assert sent > 0.8 * len(ways) * tries
+    figure("0 executed", f"{sent} hostile answers, each of {len(ways)} ways")
 
 
 def test_batches(app: ai.App, endpoint: Endpoint, canary: Callable[[], list[str]], tmp_path: Path) -> None:
@@ -242,14 +257,19 @@ AT_THE_END = [
 ]
 
 
-def test_cells(app: ai.App, endpoint: Endpoint, canary: Callable[[], list[str]], tmp_path: Path) -> None:
+@TRIES.both
+def test_cells(
+    tries: int, app: ai.App, endpoint: Endpoint, canary: Callable[[], list[str]], tmp_path: Path, figure: Figure
+) -> None:
     """Code is put into the next cell, where a person may run it; nothing runs it."""
     with own_shell(tmp_path / "ipython") as shell:
         ai.load_ipython_extension(shell)
         try:
-            for number, text in enumerate(HOSTILE):
-                endpoint.reply(text)
-                for cell in CELLS:
+            for place, cell in enumerate(CELLS):
+                for number, text in enumerate(turn(place, tries)):
+                    endpoint.reply(text)
+                    if "{reply}" in cell:
+                        shell.run_cell(f"%%ai -o reply\n{number}")
                     HEARD.listens = "{reply}" not in cell  # a value of the user's, in a cell of the user's
                     shell.run_cell(cell.format(number=number).replace("{{reply}}\n", ""))
                     HEARD.listens = True
@@ -258,8 +278,9 @@ def test_cells(app: ai.App, endpoint: Endpoint, canary: Callable[[], list[str]],
                 shell.run_cell(cell)
         finally:
             ai.unload_ipython_extension(shell)
-    assert endpoint.count > 8 * len(HOSTILE)
+    assert endpoint.count > 8 * tries
     assert canary() == []
+    figure("0 executed", f"{endpoint.count} answers in cells")
 
 
 def test_what_is_drawn_and_shown(app: ai.App, endpoint: Endpoint, canary: Callable[[], list[str]]) -> None:
@@ -344,13 +365,20 @@ _OF_A_SHELL = re.compile(r"\.(run_cell|run_cell_async|run_code|run_line_magic|ex
 _OTHERS = {"importlib.import_module", "asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell"}
 
 
+def dotted(called: ast.expr) -> str:
+    """`a.b.c`; what is no name is "()"."""
+    if isinstance(called, ast.Attribute):
+        return f"{dotted(called.value)}.{called.attr}"
+    return called.id if isinstance(called, ast.Name) else "()"
+
+
 def found_in(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pickle":
             yield "pickle"
         if not isinstance(node, ast.Call):
             continue
-        called = ast.unparse(node.func)
+        called = dotted(node.func)
         if called in _BUILT_IN | _OTHERS or _OF_OS.fullmatch(called) or called.partition(".")[0] in _MODULES:
             yield called
         if _OF_A_SHELL.search(called) and called != "commands.run_cell":

@@ -53,7 +53,7 @@ from tests.promises.promising import Figure, Tries
 from tests.promises.tricky import FRAGMENTS, TRICKY
 
 PROMISE = "what a model says cannot run in the notebook"
-TRIES = Tries(300, 3_295, "payloads at each door")  # all there are
+TRIES = Tries(120, 3_295, "payloads at each door")  # all there are
 
 HARMLESS = "some words"
 PAYLOAD_SEED = 7
@@ -201,12 +201,14 @@ def test_no_public_payload_survives_the_hardening() -> None:
 @TRIES.both
 def test_no_payload_survives_at_any_door(tries: int, figure: Figure) -> None:
     survivors: list[str] = []
+    met: set[str] = set()
     for number, name in enumerate(DOORS):  # every door meets another part of the list
         part = random.Random(PAYLOAD_SEED + number).sample(PAYLOADS, tries)
         survivors += survivors_at(name, part)
+        met.update(part)
     assert survivors == [], f"{len(survivors)} survive; seed {PAYLOAD_SEED}"
     assert len(DOORS) >= 24
-    figure(f"0 of {len(PAYLOADS):,} payloads survive, at {len(DOORS)} doors", f"{tries:,} {TRIES.of}")
+    figure(f"0 of {len(met):,} payloads survive, at {len(DOORS)} doors", f"{tries:,} {TRIES.of}")
 
 
 FRAMES = [
@@ -257,7 +259,7 @@ def test_nothing_in_an_error_steers_a_terminal() -> None:
 
 @TRIES.both
 def test_whatever_is_written_is_harmless(tries: int) -> None:
-    @settings(max_examples=tries, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=tries, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=4), max_size=30).map("".join))
     def each(text: str) -> None:
         assert verdict(text) == []

@@ -1,8 +1,13 @@
-"""Ctrl-C at random moments of whatever a cell may wait for, in a real kernel: see `PROMISE`."""
+"""Ctrl-C at random moments of whatever a cell may wait for, in a real kernel: see `PROMISE`.
+
+One exception: while the SDK is imported, at its first use, CPython may drop a KeyboardInterrupt ("Exception ignored
+in", where a weak reference's callback runs), whoever imports it. So each of its ways is taken once before.
+"""
 
 from __future__ import annotations
 
 import random
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +19,15 @@ from ipyconvexai.testing.received import Received
 from tests.kernels import KEY, Kernel, Result, environment_for
 from tests.promises.promising import Figure, Tries
 
-PROMISE = "Ctrl-C stops a cell at once and leaves a usable kernel: the next cell works, and no call stays `sending`"
-TRIES = Tries(20, 100, "interrupts")
+PROMISE = (
+    "Ctrl-C stops a cell within 0.1 s (median; not while the SDK is first imported) and leaves a usable kernel: the"
+    " next cell works, and no call stays `sending`"
+)
+TRIES = Tries(18, 100, "interrupts")  # two of each cell
 
-AT_ONCE = 15.0  # seconds to stop on a machine that has other work, and as many for the next cell; it takes 0.01
+MEDIAN, AT_MOST = 0.1, 2.0  # seconds to stop
+OWN = 0.02  # seconds that the same kernel takes to stop a sleep, at the most, where a machine has not much other work
+NEXT = 5.0  # seconds for the next cell; it takes 0.03
 SETTLED = 5.0  # seconds until what was in flight is written down; the cell does not wait for that
 LONGEST_WAIT = 0.6  # seconds after a cell's beginning; each of them takes longer
 
@@ -77,8 +87,6 @@ def kernel(endpoint: Endpoint, tmp_path: Path) -> Iterator[Kernel]:
     kernel = Kernel(environment_for(endpoint, tmp_path / "ledger.duckdb"))
     try:
         assert kernel.ready().run(BEFORE).status == "ok"
-        # Once unharmed: the SDK is imported at its first use, and there CPython may drop a KeyboardInterrupt
-        # ("Exception ignored in", where a weak reference's callback runs), whoever imports it.
         for first in ("ai.generate('afterwards')", "ai.OpenAI().responses.create(model='m', input='afterwards')"):
             assert kernel.run(first).status == "ok"
         yield kernel
@@ -102,6 +110,8 @@ def test_whatever_is_interrupted_the_next_cell_works(kernel: Kernel, endpoint: E
     seed = random.randrange(1_000_000)
     dice = random.Random(seed)
     latencies, nexts = [], []
+    own = statistics.median(interrupt(kernel, "import time; time.sleep(60)", 0.05)[1] for _ in range(5))
+    slow = max(1.0, own / OWN)
     names = list(CELLS)
     for n in range(tries):
         name = names[n % len(names)]
@@ -118,8 +128,8 @@ def test_whatever_is_interrupted_the_next_cell_works(kernel: Kernel, endpoint: E
         nexts.append(time.monotonic() - began)
         latencies.append(latency)
         assert (after.status, after.printed) == ("ok", f"echo: {n} afterwards\n"), (tried, after.messages)
-        assert latency < AT_ONCE, tried
-        assert nexts[-1] < AT_ONCE, tried
+        assert latency < AT_MOST * slow, tried
+        assert nexts[-1] < NEXT * slow, tried
         assert kernel.value(OPEN, within=SETTLED, until="0") == "0", tried
         assert kernel.value(WORK, within=SETTLED, until="0") == "0", tried
     assert set(eval(kernel.value(STATES))) <= {"ok", "interrupted", "canceled"}, f"seed {seed}"
@@ -127,9 +137,11 @@ def test_whatever_is_interrupted_the_next_cell_works(kernel: Kernel, endpoint: E
     recorded = int(kernel.value("ai.ledger.sql('SELECT count(*) FROM calls').fetchall()[0][0]"))
     assert len(sent) <= recorded, f"something was sent without a row; seed {seed}"
     assert endpoint.in_flight == 0, f"the provider still works for nobody; seed {seed}"
-    latencies.sort()
+    median = statistics.median(latencies)
+    assert median < MEDIAN * slow, f"seed {seed}"
     figure(
-        f"0 unusable kernels, 0 of {recorded} calls stuck; stopped after {latencies[tries // 2] * 1e3:.0f} ms"
-        f" (median; at most {latencies[-1] * 1e3:.0f}), the next cell took {sorted(nexts)[tries // 2] * 1e3:.0f} ms",
+        f"0 unusable kernels, 0 of {recorded} calls stuck; stopped after {median * 1e3:.0f} ms (median; at most"
+        f" {max(latencies) * 1e3:.0f}; a sleep alone {own * 1e3:.0f}), the next cell took"
+        f" {statistics.median(nexts) * 1e3:.0f} ms; none was tried while the SDK was first imported",
         f"{tries} interrupts",
     )

@@ -29,7 +29,7 @@ from ipyconvexai.store.link import KeeperStore
 from ipyconvexai.testing import Endpoint
 from tests.promises.children import Child, Say
 from tests.promises.promising import Figure, Tries
-from tests.store.helpers import add, append, row, stop_keeper, titles, wait_for
+from tests.store.helpers import add, append, row, stop, titles, wait_for
 
 PROMISE = (
     "the keeper may die (a wait of at most 1 s beyond the start of a Python), stand still (told after 10 s) or be of"
@@ -40,6 +40,7 @@ TRIES = Tries(6, 50, "kills of the keeper")
 LATENCY = 0.02  # seconds that the provider takes
 EVERY = 0.15  # seconds between two calls of a thread; each of four processes has two
 BEYOND = 1.0  # seconds for which a process may be stopped beyond those that Python takes to start
+START = 0.5  # seconds that this takes at the most where a machine has not much other work; else all takes more
 TOLD = 10.0  # seconds after which one that stands still is told
 AT_ONCE = 1.0
 PROCESSES = 4
@@ -94,12 +95,12 @@ def test_a_killed_keeper_stops_nobody_for_long(endpoint: Endpoint, tmp_path: Pat
     assert [call for each in calls for call in each if isinstance(call, str)] == []
     assert len({kill.pid for kill in killed}) == tries
     pauses = {kill: max(longest(each, kill.at) for each in calls) - LATENCY for kill in killed}
-    beyond = [pause - kill.start for kill, pause in pauses.items()]
-    late = [kill for kill, more in zip(killed, beyond, strict=True) if more >= BEYOND]
-    assert len(late) <= (1 if tries == TRIES.short else 0), pauses  # one may have met other work of the machine
+    beyond = {kill: pause - kill.start for kill, pause in pauses.items()}
+    assert [more for kill, more in beyond.items() if more > BEYOND * max(1.0, kill.start / START)] == [], pauses
     figure(
         f"a process stopped for {statistics.median(pauses.values()):.2f} s (median), {max(pauses.values()):.2f} s at"
-        f" most, of which beyond the start of a Python {max(beyond):.2f} s; 0 of {sum(map(len, calls)):,} calls failed",
+        f" most, of which beyond the start of a Python {max(beyond.values()):.2f} s; 0 of"
+        f" {sum(map(len, calls)):,} calls failed",
         f"{tries} kills under {PROCESSES} processes",
     )
 
@@ -159,7 +160,7 @@ def test_a_stopped_keeper_is_told_in_time_and_goes_on(tmp_path: Path, monkeypatc
     add(known, "before")
     keeper = Folder(ledger).keeper_pid()
     assert keeper is not None
-    stop_keeper(ledger)
+    stop(keeper)
 
     def transact() -> None:
         with known.transaction() as execute:
@@ -298,7 +299,7 @@ def test_a_keeper_of_another_version_is_told_with_a_way_out(
 
 
 def test_one_of_before_there_were_names_is_told_by_what_differs(app: ai.App, other_version: Callable[..., Path]):
-    """It calls itself as this one does, its users have left no name, and it ends when nobody has used it for a while."""
+    """It calls itself as this one does, its users left no name, and it ends when nobody has used it for a while."""
     with Other(other_version("no schema", "no names", "lingers"), app.store.path) as other:
         assert other.said == "1"
         with pytest.raises(OtherVersionError) as caught:

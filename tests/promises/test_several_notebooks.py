@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,22 +20,24 @@ from ipyconvexai.testing import ChildEndpoint, spawn
 from tests.kernels import KEY, Kernel, environment_for
 from tests.promises.pacing import RATE
 from tests.promises.promising import Figure, Tries
+from tests.store.helpers import wait_for
 
 PROMISE = (
-    "several notebooks use one ledger at a time: no error, no lost row, little added time; killing one disturbs none"
+    "several notebooks use one ledger at a time: no error, no lost row; a call takes at most 20 ms more (p99: 150 ms)"
+    " or ten times (p99: 40 times) what the SDK takes itself; killing one delays no call of another by a second"
 )
-TRIES = Tries(3, 20, "kills of a notebook")
+TRIES = Tries(2, 20, "kills of a notebook")
 
 ROLES = {"quiet": "", "asking": "", "with a batch": "batch", "computing": "computing"}
-SECONDS, LONG_SECONDS = 5, 60  # of asking before the first is killed
+SECONDS, LONG_SECONDS = 4, 60  # of asking before the first is killed
 LATENCY = 0.05  # seconds that the provider takes
-ADDED = (0.020, 0.150)  # seconds beyond the SDK's own: p50, p99
-OWN = 0.004  # seconds that the SDK takes beyond the provider's on a quiet machine; what is slower there is so here
-GENEROUS = 10  # times as much in the short form
+# Of the median and of the 99th percentile, beyond what the SDK takes: seconds, and times the SDK's own work.
+HALF, MOST = (0.020, 10), (0.150, 40)
 RECORDED = """SELECT json_extract_string(requests.body, '$.messages[0].content'), status
     FROM requests JOIN calls USING (id)"""
 FIRST = 5  # calls of a notebook in which things are done once, as imports
-DISTURBED = 5.0  # seconds that no call may take, whoever is killed
+DISTURBED = 1.0  # seconds that no call may take more, whoever is killed
+OFTEN = 0.1  # seconds between two looks at the logs, which are read whole
 
 
 class Asked(NamedTuple):
@@ -112,17 +114,10 @@ def open_all(roles: list[tuple[str, str]], provider: ChildEndpoint, folder: Path
     return [Notebook(*role, folder, provider.url, folder / "stop") for role in roles]
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, f"waited {seconds} s for {what}"
-        time.sleep(0.02)
-
-
 def wait_for_more(notebooks: list[Notebook], what: str) -> None:
     """Until each has asked three times more; the first one's time may have begun before."""
     before = {notebook.name: max(FIRST, len(notebook.asked())) for notebook in notebooks}
-    wait_for(lambda: all(len(one.asked()) > before[one.name] + 2 for one in notebooks), what)
+    wait_for(lambda: all(len(one.asked()) > before[one.name] + 2 for one in notebooks), what, 60, OFTEN)
 
 
 def quantile(values: list[float], part: float) -> float:
@@ -142,7 +137,9 @@ def check_rows(folder: Path, acknowledged: list[str], killed: int) -> int:
         def rows() -> list[tuple[str, str]]:
             return app.ledger.sql(RECORDED).fetchall()
 
-        wait_for(lambda: all(status != "sending" for _, status in rows()), "calls of killed notebooks to be flagged")
+        wait_for(
+            lambda: all(status != "sending" for _, status in rows()), "calls of killed notebooks to be flagged", 60
+        )
         recorded = rows()
     good = [text for text, status in recorded if status == "ok"]
     assert len(good) == len(set(good))
@@ -173,9 +170,8 @@ def test_four_at_a_time_and_killing_one_disturbs_none(
     recorded = check_rows(tmp_path, [one.text for one in everything + rows], killed=tries)
     half, most = added(undisturbed, 0.5), added(undisturbed, 0.99)
     own = quantile([one.theirs for one in undisturbed], 0.5) - LATENCY
-    times = max(1.0, own / OWN) * (GENEROUS if tries == TRIES.short else 1)
-    assert half <= ADDED[0] * times
-    assert most <= ADDED[1] * times
+    assert half <= max(HALF[0], HALF[1] * own)
+    assert most <= max(MOST[0], MOST[1] * own)
     slowest = max(one.ours - one.theirs for notebook in notebooks for one in notebook.asked()[FIRST:])
     assert slowest < DISTURBED, f"seed {seed}"
     figure(
@@ -188,7 +184,9 @@ def test_four_at_a_time_and_killing_one_disturbs_none(
 def ask_for(notebooks: list[Notebook], seconds: int) -> list[Asked]:
     """What they asked in so many seconds, without the first calls of each."""
     enough = FIRST + int(seconds * RATE)
-    wait_for(lambda: all(len(notebook.asked()) >= enough for notebook in notebooks), "questions", 20 + seconds * 3)
+    wait_for(
+        lambda: all(len(notebook.asked()) >= enough for notebook in notebooks), "questions", 20 + seconds * 3, OFTEN
+    )
     each = {notebook.name: notebook.asked()[FIRST:] for notebook in notebooks}
     for name, asked in each.items():
         print(f"\n{name}: added p50 {added(asked, 0.5) * 1e3:.0f} ms, p99 {added(asked, 0.99) * 1e3:.0f} ms", end="")

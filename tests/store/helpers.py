@@ -78,12 +78,12 @@ def status(store: Store, request: str) -> str:
     return str(store.read("SELECT status FROM calls WHERE id = ?", [request])[0][0])
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """The first true value of `condition`."""
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0, every: float = 0.01) -> Any:
+    """The first true value of `condition`, which is asked for again every so many seconds."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.01)
+        time.sleep(every)
     return value
 
 
@@ -106,13 +106,18 @@ def kill_keeper(path: str) -> int:
 
 
 def stop_keeper(path: str) -> int:
-    """Stop the ledger's keeper with SIGSTOP, and wait until each of its threads stands still; gives its process id."""
+    """Stop the ledger's keeper as ``stop`` does; gives its process id."""
     (pid,) = keepers_of(path)
+    stop(pid)
+    return pid
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP, and until each of its threads stands still."""
     os.kill(pid, signal.SIGSTOP)
     tasks = Path(f"/proc/{pid}/task")
     if tasks.exists():
         wait_for(lambda: all(_is_stopped(task) for task in tasks.iterdir()), "all threads to stop")
-    return pid
 
 
 def _is_stopped(task: Path) -> bool:

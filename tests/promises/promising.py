@@ -6,6 +6,7 @@ often it is tried each time, and in the long form (``pytest -m long``). ``make p
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,3 +36,9 @@ class Tries(NamedTuple):
         return pytest.mark.parametrize(
             "tries", [pytest.param(self.short, id="short"), pytest.param(self.long, id="long", marks=slow)]
         )
+
+
+def most_in_a_window(stamps: list[float], per: float) -> int:
+    """The most of these instants within any `per` seconds: some window with the most of them begins at one."""
+    stamps = sorted(stamps)
+    return max(bisect.bisect_left(stamps, stamp + per) - number for number, stamp in enumerate(stamps))

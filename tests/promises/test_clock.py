@@ -75,5 +75,3 @@ def test_a_clock_that_jumps_loses_nothing_and_changes_no_order(
         left = app.ledger.sql("SELECT count(*), count(request) FROM calls").fetchall()
         assert left == [(len(asked), len(asked) - old)]
     figure(f"0 of {len(asked)} calls lost or out of order", f"{len(jumps) - 1} jumps of the clock")
-
-

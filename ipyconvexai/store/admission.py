@@ -12,8 +12,9 @@ limits it costs next to nothing. What travels beside a row (an insert's note):
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import duckdb
@@ -23,7 +24,7 @@ from ipyconvexai.limits.counters import BATCH_MEMORY, slack_of
 from ipyconvexai.limits.definitions import Asked, Definition
 from ipyconvexai.limits.gate import Admitted, Gate, Past, Refused, usd_units
 from ipyconvexai.store import faults
-from ipyconvexai.store.clock import SteadyClock
+from ipyconvexai.store.clock import Clock, SteadyClock
 from ipyconvexai.store.database import Database
 
 __all__ = ["Admission"]
@@ -44,7 +45,7 @@ class _Insert(Protocol):
 
 
 class Admission:
-    def __init__(self, database: Database, clock: Callable[[], float] | None = None) -> None:
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
         self._database = database
         self._clock = clock or SteadyClock()
         self._gate = Gate()
@@ -183,9 +184,17 @@ class Admission:
         now = self._clock()
         self._gate.define(definitions, (), now)
         if definitions:
-            # Rows are dated by the machine's clock, and somebody may have set it.
-            behind = self._clock.behind() if isinstance(self._clock, SteadyClock) else 0.0
+            self._set_clock(cursor)
+            behind = self._clock.behind()  # rows are dated by the machine's clock, and somebody may have set it
             self._gate.define(definitions, self._past(cursor, now, behind), now, behind)
+
+    def _set_clock(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """How the machine's clock was set is kept in the file, as a comment on a table that only migrations write."""
+        with contextlib.suppress(duckdb.Error):  # a full disk, say, is told where rows are written
+            (kept,) = cursor.execute(_CLOCK).fetchall()[0]
+            now = self._clock.compare(kept, self._gate.longest_window)
+            if now != kept:
+                cursor.execute(f"COMMENT ON TABLE schema_migrations IS '{now}'")
 
     def _past(self, cursor: duckdb.DuckDBPyConnection, now: float, behind: float) -> Iterator[Past]:
         window = self._gate.longest_window
@@ -201,6 +210,7 @@ class Admission:
             yield Past(call, at, until, tokens, usd_units(usd) or 0)
 
 
+_CLOCK = "SELECT comment FROM duckdb_tables() WHERE table_name = 'schema_migrations' AND NOT internal"
 _USED = """
     CASE WHEN s.input_tokens IS NOT NULL OR s.output_tokens IS NOT NULL
               THEN coalesce(s.input_tokens, 0) + coalesce(s.output_tokens, 0)

@@ -1,17 +1,22 @@
-"""The ledger's instants, and a clock that does not jump. Standard library only."""
+"""The ledger's instants, and a clock that does not jump. Standard library only.
+
+How somebody set the machine's clock is known as long as the machine is not started anew, and where it says which start
+of it this is (Linux).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import json
-import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["SteadyClock", "utc_now"]
+__all__ = ["Clock", "SteadyClock", "utc_now"]
 
 DAY = 86400.0
+NO_CLOCK = 3650 * DAY  # a machine whose clock is off by more has not been told the time yet
 NOTABLE = 1.0  # seconds; by less a clock is set again and again
 
 
@@ -20,44 +25,55 @@ def utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
 
 
-class SteadyClock:
-    """Seconds since the epoch that do not jump when somebody sets the clock, and go on while the machine sleeps.
+class Clock:
+    """Seconds since the epoch. Nobody sets a plain one: it says what `seconds` says."""
 
-    Args:
-        kept_in: a file in which clocks of this ledger, one after the other, keep how the machine's clock was set.
-    """
-
-    def __init__(self, kept_in: str | None = None) -> None:
-        self._offset = time.time() - _since_boot()
-        self._set_on = 0.0 if kept_in is None else self._compare(Path(kept_in))
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
 
     def __call__(self) -> float:
-        return self._offset + _since_boot()
+        return self._seconds()
 
     def behind(self) -> float:
-        """Seconds by which what was dated with the machine's clock may be older here than it is: somebody has set that
-        clock back since this one began, or had set it on shortly before."""
+        """Seconds by which what was dated with the machine's clock may be older here than it is."""
+        return 0.0
+
+    def compare(self, kept: str | None, window: float) -> str | None:
+        """Learn from what earlier clocks of a ledger `kept` how the machine's was set within `window` seconds; gives
+        what is to be kept now."""
+        return kept
+
+
+class SteadyClock(Clock):
+    """One that does not jump when somebody sets the machine's, and goes on while the machine sleeps."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - _since_boot()
+        self._set_on = 0.0
+        super().__init__(lambda: self._offset + _since_boot())
+
+    def behind(self) -> float:
+        """Somebody has set the machine's clock back since this one began, or had set it on before."""
         set_back = self() - time.time()
         return max(self._set_on, set_back if set_back > NOTABLE else 0.0)
 
-    def _compare(self, file: Path) -> float:
-        """By how much it was set on during the last day; keeps how it is set now."""
+    def compare(self, kept: str | None, window: float) -> str | None:
         boot, now = _boot(), _since_boot()
+        if not boot:
+            return kept
         known: list[list[float]] = []  # offset, and since when
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            kept = json.loads(file.read_text())
-            known = [[float(offset), float(since)] for offset, since in kept["set"] if kept["boot"] == boot]
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            told = json.loads(kept or "{}")
+            settings = [(float(offset), float(since)) for offset, since in told["set"] if told["boot"] == boot]
+            # Some machines begin in 1970 until they hear what time it is: what is of today is not of then.
+            known = [[offset, since] for offset, since in settings if abs(offset - self._offset) < NO_CLOCK]
         if not known or abs(known[-1][0] - self._offset) > NOTABLE:
             known.append([self._offset, now])
         ends = [since for _, since in known[1:]] + [now]
-        known = [one for one, end in zip(known, ends, strict=True) if now - end < DAY]
-        if boot:
-            with contextlib.suppress(OSError):  # a full disk is told where rows are written
-                whole = file.with_suffix(".new")
-                whole.write_text(json.dumps({"boot": boot, "set": known}))
-                os.replace(whole, file)
+        known = [one for one, end in zip(known, ends, strict=True) if now - end < max(DAY, window)]
         set_on = self._offset - min(offset for offset, _ in known)
-        return set_on if set_on > NOTABLE else 0.0
+        self._set_on = set_on if set_on > NOTABLE else 0.0
+        return json.dumps({"boot": boot, "set": known})
 
 
 def _since_boot() -> float:

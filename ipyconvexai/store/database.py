@@ -1,4 +1,4 @@
-"""The DuckDB file, open only while it is used. Calls duckdb, ``migrations``, ``replay`` and ``faults``.
+"""The DuckDB file, open only while it is used. Calls duckdb, ``migrations``, ``log`` and ``faults``.
 
 Promises: migrated before anyone sees it; closed when nothing has used it for a moment, so that the DuckDB command line
 can open it; external access off, so that no SQL reaches files or the network; errors are of our tree; a file that is
@@ -20,7 +20,8 @@ import duckdb
 
 from ipyconvexai.crashpoints import passing
 from ipyconvexai.errors import ClosedError, LedgerCorruptError, LedgerReadOnlyError, StoreError
-from ipyconvexai.store import faults, replay, rewriting
+from ipyconvexai.store import faults, rewriting
+from ipyconvexai.store.log import has_commits, is_damaged
 from ipyconvexai.store.migrations import migrate
 
 __all__ = ["IDLE_CLOSE", "MEMORY", "Database"]
@@ -247,12 +248,12 @@ class Database:
             )
 
     def _refuse_a_damaged_log(self) -> None:
-        if not os.path.exists(self.path) and replay.has_commits(self.path):  # a new file would have them deleted
+        if not os.path.exists(self.path) and has_commits(self.path):  # a new file would have them deleted
             raise LedgerCorruptError(
                 f"{self.path} is missing, and its write-ahead log {self.path}.wal has commits that are nowhere else",
                 cure="Put the file back beside its log; or move the log away, and a new ledger is begun.",
             )
-        if replay.is_damaged(self.path):
+        if is_damaged(self.path):
             raise LedgerCorruptError(
                 f"the write-ahead log {self.path}.wal is damaged in the middle, and has commits behind that place",
                 cure="It was left as it is. Restore it, or keep a copy of it for a rescue and move it away: the ledger"

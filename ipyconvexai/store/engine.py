@@ -19,7 +19,7 @@ import duckdb
 from ipyconvexai import errors
 from ipyconvexai.store import abandoned, faults, rewriting
 from ipyconvexai.store.admission import Admission
-from ipyconvexai.store.clock import utc_now
+from ipyconvexai.store.clock import Clock, utc_now
 from ipyconvexai.store.database import MEMORY, Database
 from ipyconvexai.store.purging import Criteria, Kind
 from ipyconvexai.store.transaction import COMMIT, Statement
@@ -35,8 +35,8 @@ Started = Callable[[Callable[[], None]], None]  # is given what interrupts the q
 
 
 class Engine:
-    def __init__(self, path: str, clock: Callable[[], float] | None = None) -> None:
-        """`clock`: what limits and budgets go by, in seconds since the epoch."""
+    def __init__(self, path: str, clock: Clock | None = None) -> None:
+        """`clock`: what limits and budgets go by."""
         self._database = Database(path)
         self._listeners: set[queue.SimpleQueue[set[str]]] = set()
         self._admission = Admission(self._database, clock)

@@ -1,5 +1,5 @@
-"""The private folder beside a ledger file: key, locks, the keeper's address, its log, how the clock was
-set, a lock file per client process.
+"""The private folder beside a ledger file: key, locks, the keeper's address, its log, a lock file per
+client process.
 
 Runs on both sides; standard library, ``errors``, ``versions`` and ``wire`` only. Promises: everything in it belongs to
 the user alone (0700), a lock ends with the process that held it however that ended, and the folder goes with the last

@@ -15,6 +15,7 @@ from typing import Any
 from ipyconvexai import guard
 from ipyconvexai.errors import Error, StoreError
 from ipyconvexai.ids import new_id
+from ipyconvexai.store.clock import Clock
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.pipe import Receipt
 from ipyconvexai.store.purging import Criteria, Kind
@@ -28,8 +29,8 @@ LOOK_EVERY = 0.25  # seconds between two looks at a statement that has a limit
 
 
 class ThreadStore:
-    def __init__(self, path: str, clock: Callable[[], float] | None = None) -> None:
-        """`clock`: what limits and budgets go by, in seconds since the epoch."""
+    def __init__(self, path: str, clock: Clock | None = None) -> None:
+        """`clock`: what limits and budgets go by."""
         self.path = path
         self.session_id = new_id()
         self._engine = Engine(path, clock)

@@ -20,7 +20,6 @@ from multiprocessing.connection import Client, Connection, Listener
 from typing import IO, Any
 
 from ipyconvexai import __version__
-from ipyconvexai.store.clock import SteadyClock
 from ipyconvexai.store.engine import Engine
 from ipyconvexai.store.folder import SOCKET_FOLDER, Folder
 from ipyconvexai.store.visit import Visit
@@ -43,7 +42,7 @@ class Keeper:
         self._lock_file = lock
         self._linger = linger
         self._key = folder.key()
-        self._engine = Engine(folder.database, SteadyClock(folder.file("clock")))
+        self._engine = Engine(folder.database)
         self._gate = threading.Lock()
         self._visits: dict[Connection[Any, Any], Visit] = {}
         self._last_seen = time.monotonic()

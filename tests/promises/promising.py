@@ -7,6 +7,7 @@ often it is tried each time, and in the long form (``pytest -m long``). ``make p
 from __future__ import annotations
 
 import ast
+import bisect
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -48,3 +49,9 @@ def said_by(file: Path) -> tuple[str, Tries | None]:
     tries = said.get("TRIES")
     number = Tries(*map(ast.literal_eval, tries.args)) if isinstance(tries, ast.Call) else None
     return str(ast.literal_eval(said["PROMISE"])), number
+
+
+def most_in_a_window(stamps: list[float], per: float) -> int:
+    """The most of these instants within any `per` seconds: some window with the most of them begins at one."""
+    stamps = sorted(stamps)
+    return max(bisect.bisect_left(stamps, stamp + per) - number for number, stamp in enumerate(stamps))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import os
 import signal
@@ -22,7 +21,7 @@ import ipyconvexai as ai
 from ipyconvexai.errors import Error
 from ipyconvexai.testing import Endpoint
 from tests.promises.children import Child, Say
-from tests.promises.promising import Figure, Tries
+from tests.promises.promising import Figure, Tries, most_in_a_window
 from tests.store.helpers import keepers_of, wait_for
 
 PROMISE = "a rate is never passed in any window of the provider's own time stamps, and nine tenths of it are used"
@@ -105,11 +104,6 @@ class Crowd:
     def __exit__(self, *_: object) -> None:
         self._word.unlink(missing_ok=True)
         self._kept.close()
-
-
-def most_in_a_window(stamps: list[float], per: float) -> int:
-    """Of all windows that begin at a stamp: some window with the most of them does."""
-    return max(bisect.bisect_left(stamps, stamp + per) - number for number, stamp in enumerate(stamps))
 
 
 @pytest.fixture

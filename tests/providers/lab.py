@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from ipyconvexai.loops import BackgroundLoop
@@ -11,6 +10,7 @@ from ipyconvexai.providers.clients import AsyncOpenAI, OpenAI, Wiring
 from ipyconvexai.providers.corridor import Corridor
 from ipyconvexai.providers.network import Network
 from ipyconvexai.settings import Settings
+from ipyconvexai.store.clock import Clock
 from ipyconvexai.store.inprocess import ThreadStore
 from ipyconvexai.store.ledger import Ledger
 
@@ -35,7 +35,7 @@ def statuses(app: Any) -> list[str]:
 class Lab:
     """A corridor of its own with pauses that are noted and not slept, and randomness that is given."""
 
-    def __init__(self, url: str, clock: Callable[[], float] | None = None, **settings: Any) -> None:
+    def __init__(self, url: str, clock: Clock | None = None, **settings: Any) -> None:
         """`clock`: what its limits and budgets go by."""
         self.url = url
         self.settings = Settings(path=":memory:", **settings)

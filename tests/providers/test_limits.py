@@ -23,6 +23,7 @@ from ipyconvexai.loops import BackgroundLoop
 from ipyconvexai.providers.calls import CALLER
 from ipyconvexai.providers.corridor import Corridor
 from ipyconvexai.settings import Settings
+from ipyconvexai.store.clock import Clock
 from ipyconvexai.store.link import Store
 from ipyconvexai.testing import Answer, Endpoint, Fault
 from ipyconvexai.values import Replay, Wait
@@ -364,7 +365,7 @@ def noon(endpoint: Endpoint, seconds_on: list[float], monkeypatch: pytest.Monkey
     """A provider whose prices are known, on a day that does not end by itself: a budget is of the calendar day."""
     monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
     clock = clock_from(2026, 5, 1, 12)
-    made = Lab(endpoint.url, lambda: clock() + seconds_on[0])
+    made = Lab(endpoint.url, Clock(lambda: clock() + seconds_on[0]))
     yield made
     made.close()
 

@@ -17,7 +17,7 @@ import psutil
 
 from ipyconvexai.errors import Error
 from ipyconvexai.ids import new_id
-from ipyconvexai.store.clock import SteadyClock, utc_now
+from ipyconvexai.store.clock import Clock, SteadyClock, utc_now
 from ipyconvexai.store.link import Store
 
 COLUMNS = ("id", "created_at", "title")
@@ -56,11 +56,11 @@ def titles(store: Store) -> list[str]:
     return [title for (title,) in store.read("SELECT title FROM conversations ORDER BY id")]
 
 
-def clock_from(*date: int) -> Callable[[], float]:
+def clock_from(*date: int) -> Clock:
     """A clock for limits that goes on from this moment in UTC, so that no hour or day ends in the middle of a test."""
     begun, clock = datetime.datetime(*date, tzinfo=datetime.UTC).timestamp(), SteadyClock()  # type: ignore[misc, arg-type]
     offset = begun - clock()
-    return lambda: offset + clock()
+    return Clock(lambda: offset + clock())
 
 
 def begin_call(store: Store) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from ipyconvexai.store import replay
+from ipyconvexai.store import log
 
 
 @pytest.fixture(params=["", " (STORAGE_VERSION 'v1.2.0')"], ids=["new", "old"])
@@ -29,27 +29,27 @@ def ledger(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def change(ledger: Path, place: int) -> None:
-    log = Path(f"{ledger}.wal")
-    data = bytearray(log.read_bytes())
+    file = Path(f"{ledger}.wal")
+    data = bytearray(file.read_bytes())
     data[place] ^= 0x80
-    log.write_bytes(data)
+    file.write_bytes(data)
 
 
 def test_a_whole_log_a_torn_one_an_empty_one_and_none_are_not(ledger: Path):
-    log = Path(f"{ledger}.wal")
-    whole = log.read_bytes()
+    file = Path(f"{ledger}.wal")
+    whole = file.read_bytes()
     for size in (len(whole), len(whole) - 1, len(whole) - 30, 39, 20, 0):
-        log.write_bytes(whole[:size])
-        assert not replay.is_damaged(str(ledger)), size
-    log.unlink()
-    assert not replay.is_damaged(str(ledger))
+        file.write_bytes(whole[:size])
+        assert not log.is_damaged(str(ledger)), size
+    file.unlink()
+    assert not log.is_damaged(str(ledger))
 
 
 @pytest.mark.parametrize("place", [0, 3, 8, -30], ids=["kind", "version", "identifier", "length of an entry"])
 def test_one_with_commits_behind_an_end_is(ledger: Path, place: int):
-    log = Path(f"{ledger}.wal").read_bytes()
-    change(ledger, log.rindex(replay._COMMIT, 0, -1) - 3 if place < 0 else place)
-    assert replay.is_damaged(str(ledger))
+    file = Path(f"{ledger}.wal").read_bytes()
+    change(ledger, file.rindex(log._COMMIT, 0, -1) - 3 if place < 0 else place)
+    assert log.is_damaged(str(ledger))
 
 
 @pytest.mark.parametrize(
@@ -60,5 +60,5 @@ def test_those_of_a_duckdb_that_writes_them_in_another_way_are_left_to_it(
     ledger: Path, what: str, other: object, monkeypatch: pytest.MonkeyPatch
 ):
     change(ledger, 0)
-    monkeypatch.setattr(replay, what, other)
-    assert not replay.is_damaged(str(ledger))
+    monkeypatch.setattr(log, what, other)
+    assert not log.is_damaged(str(ledger))

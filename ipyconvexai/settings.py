@@ -169,6 +169,12 @@ _TOKEN = re.compile(r"[\w.+=~-]{24,}")  # surely a key: its beginning and its en
 _PART = 16  # characters of these
 # A name of a code, a model or a request. What is longer, or of another script, or an address, may be a prompt's.
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_./:;=+-]{1,40}")
+# What people write where a server wants a key and minds none: ordinary words, and no secrets.
+_STAND_INS = frozenset(
+    "lm-studio not-needed no-key-needed notneeded no-key-required dummy-key placeholder password anything localhost"
+    " your-api-key your_api_key api-key undefined sk-no-key-required".split()
+)
+_ONE_KIND = re.compile(r"[A-Za-z]+|[0-9]+")  # below 16 characters: a word, or a number
 _RESCAN_AFTER = 1.0  # seconds between looks at the environment
 _forms: dict[str, tuple[str, ...]] = {}
 _ordered: list[str] = []  # all of them
@@ -178,7 +184,9 @@ _scanned = -_RESCAN_AFTER
 def remember_secret(value: str) -> None:
     """From now on `value` is removed by ``redact``, also JSON-escaped, URL-escaped and in base64, and where only its
     first or last characters are quoted, as providers do."""
-    if len(value) < _SHORTEST or value in _forms:
+    if len(value) < _SHORTEST or value in _forms or value.lower() in _STAND_INS:
+        return
+    if len(value) < _PART and _ONE_KIND.fullmatch(value):
         return
     plain = value.encode("utf-8", "surrogateescape")
     forms = {value, json.dumps(value)[1:-1], urllib.parse.quote(plain, safe="")}

@@ -21,7 +21,7 @@ from ipyconvexai.store import abandoned, faults, rewriting
 from ipyconvexai.store.admission import Admission
 from ipyconvexai.store.clock import Clock, utc_now
 from ipyconvexai.store.database import MEMORY, Database
-from ipyconvexai.store.purging import Criteria, Kind
+from ipyconvexai.store.purging import Criteria, Kind, found
 from ipyconvexai.store.transaction import COMMIT, Statement
 from ipyconvexai.store.turn import Turn, single_query
 from ipyconvexai.store.view import View
@@ -164,6 +164,8 @@ class Engine:
             return self.work(lambda cursor: rewriting.clear(cursor, criteria), *tables).result()  # type: ignore[no-any-return]
 
         def write() -> list[Kind]:
+            if all(Kind(*kind).open for kind in self.read(*found(criteria))):
+                return []  # another notebook has had it done, and writing the file anew stops everybody
             return self._database.rewrite(lambda path, config: rewriting.rewrite(path, config, criteria))
 
         job = Alone(write, frozenset(tables))

@@ -27,7 +27,8 @@ from tests.store.helpers import wait_for
 
 PROMISE = (
     "content that is older than `retention_days` is in no byte of the file 25 hours later where somebody has it open,"
-    " else once it is opened after that; usage and cost stay"
+    " else once it is opened after that (where nothing younger is there, on the second day of use: the clock may be"
+    " wrong); usage and cost stay"
 )
 
 NOON = datetime.datetime(2026, 11, 20, 12)
@@ -89,6 +90,7 @@ def test_old_content_goes_and_young_content_stays(endpoint: Endpoint, ledger: Pa
         play(endpoint, old)
         age(app, 31)
         play(endpoint, young)
+        asked_at(app, utc_now() - DAY)
         used = app.store.read(USED)
     let_go(ledger)
     before = len(in_rows(ledger, [old]))
@@ -124,7 +126,7 @@ CONTENT = "SELECT count(request) FROM calls"
 
 def test_the_file_is_written_anew_once_a_day_and_only_where_something_expired(app: ai.App, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.duckdb"
-    asked_at(app, NOON - DAY, NOON - 2 * HOUR, NOON + 2 * HOUR)
+    asked_at(app, NOON - DAY, NOON - 2 * HOUR, NOON + 2 * HOUR, NOON + 10 * DAY)
     now = NOON + 29 * DAY
     looking = Retention(app.store, 30, lambda: now)
     assert not is_written_anew(ledger, looking)  # nothing is old enough
@@ -134,19 +136,32 @@ def test_the_file_is_written_anew_once_a_day_and_only_where_something_expired(ap
     now += 3 * HOUR
     assert not is_written_anew(ledger, looking)  # the third one waits: once a day
     assert not is_written_anew(ledger, Retention(app.store, 30, lambda: now))  # whoever looks
-    assert app.store.read(CONTENT) == [(1,)]
+    assert app.store.read(CONTENT) == [(2,)]
     now += DAY
     assert is_written_anew(ledger, looking)
-    assert app.store.read(CONTENT) == [(0,)]
+    assert app.store.read(CONTENT) == [(1,)]
+
+
+def test_a_clock_that_is_far_ahead_empties_nothing(app: ai.App, tmp_path: Path) -> None:
+    asked_at(app, NOON - DAY, NOON)
+    now = NOON + 4000 * DAY
+    looking = Retention(app.store, 365, lambda: now)
+    assert not is_written_anew(tmp_path / "ledger.duckdb", looking)
+    assert "all that is there is older than 365 days, by a clock that says 2037-11-02" in looking.told
+    asked_at(app, now)  # by the same clock
+    assert not is_written_anew(tmp_path / "ledger.duckdb", looking)
+    now += DAY
+    assert is_written_anew(tmp_path / "ledger.duckdb", looking)
+    assert app.store.read(CONTENT) == [(1,)]
 
 
 def test_an_app_that_stays_open_looks_each_day(app: ai.App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "HOUR", 0.01)
-    asked_at(app, NOON, NOON + 5 * DAY)
+    asked_at(app, NOON, NOON + 3 * DAY, NOON + 7 * DAY)
     times = [NOON + DAY]
     looking = Retention(app.store, 3, lambda: times[-1])
     looking.start()
-    for day, left in ((2, 2), (4, 1), (7, 1), (9, 0)):
+    for day, left in ((2, 3), (4, 2), (8, 1), (12, 1)):
         times.append(NOON + day * DAY)
         wait_for(lambda at=times[-1]: f"{at:%Y-%m-%d}" in looking.told, "the look")  # type: ignore[misc]
         assert app.store.read(CONTENT) == [(left,)]
@@ -164,8 +179,9 @@ def test_what_is_under_way_stays(app: ai.App, endpoint: Endpoint) -> None:
     assert app.store.read(CONTENT) == [(1,)]
     endpoint.release()
     asking.join()
+    asked_at(app, utc_now() - DAY)
     Retention(app.store, 30).look()
-    assert app.store.read(CONTENT) == [(0,)]
+    assert app.store.read(CONTENT) == [(1,)]
 
 
 def told(app: ai.App) -> str:
@@ -183,7 +199,7 @@ def test_several_notebooks_that_begin_at_once(
     endpoint: Endpoint, ledger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ai.connect(ledger, model="openai:gpt-4o-mini") as app:
-        asked_at(app, NOON, utc_now())
+        asked_at(app, NOON, utc_now() - DAY, utc_now())
         monkeypatch.setenv("IPYCONVEXAI_RETENTION_DAYS", "0.5")
         with Child(be_notebook, str(ledger)) as one, Child(be_notebook, str(ledger)) as other:
             for child in (one, other):

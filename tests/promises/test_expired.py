@@ -26,8 +26,8 @@ from tests.promises.scanning import in_files, in_rows, let_go
 from tests.store.helpers import wait_for
 
 PROMISE = (
-    "content that is older than `retention_days` is in no byte of the file 25 hours later where somebody has it open,"
-    " else once it is opened after that; usage and cost stay"
+    "content that is older than `retention_days` is in no byte of the file 25 hours later where somebody has it open"
+    " who set that, else once it is opened so; usage and cost stay"
 )
 
 NOON = datetime.datetime(2026, 11, 20, 12)

@@ -26,9 +26,9 @@ from tests.promises.scanning import in_files, in_rows, let_go
 from tests.store.helpers import wait_for
 
 PROMISE = (
-    "content that is older than `retention_days` is in no byte of the file 25 hours later where somebody has it open,"
-    " else once it is opened after that (where nothing younger is there, on the second day of use: the clock may be"
-    " wrong); usage and cost stay"
+    "content that is older than `retention_days` is in no byte of the file 25 hours later where somebody who set it has"
+    " the ledger open, else once it is opened so (where nothing younger is there, on the second day of use: the clock"
+    " may be wrong); usage and cost stay"
 )
 
 NOON = datetime.datetime(2026, 11, 20, 12)

@@ -6,7 +6,9 @@ outcome in the ledger. Below are those of which more is known.
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
 import gzip
 import json
 import socket
@@ -24,10 +26,14 @@ from ipyconvexai.testing import Answer, Drop, Endpoint, Fault, Stall
 from tests.promises.promising import Figure
 from tests.providers.lab import HELLO, KEY, rows
 
-PROMISE = "a provider that stalls, cuts or lies gives an answer or one clear error in its time, and breaks no record"
+PROMISE = (
+    "a provider that stalls, cuts or lies gives an answer or one clear error in its time, and breaks no record; but one"
+    " that drips holds a call as long as it drips, and of no JSON the SDK's client raises a bare JSONDecodeError"
+)
 
-TIMEOUT = 0.4  # seconds that a call may take
-GRACE = 5.0  # seconds more, on a machine that is busy otherwise
+TIMEOUT = 0.25  # seconds that a provider may say nothing
+GRACE = 2.0  # seconds more, on a machine that is busy otherwise
+DRIPS, DRIP = 8, 0.1  # bytes of a provider that drips, and seconds between two
 
 
 @pytest.fixture
@@ -73,10 +79,11 @@ def piece(text: str | None = None, **fields: Any) -> dict[str, Any]:
 
 
 class Wire:
-    """A server that sends these bytes, whatever it is asked, and closes the connection."""
+    """A server that sends these bytes, whatever it is asked, may drip a while, and closes the connection."""
 
     def __init__(self) -> None:
         self.sent = b""
+        self.drips = 0
         self.count = 0
         self._server = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._serve)
@@ -93,6 +100,9 @@ class Wire:
                         asked += more
                     self.count += b"Hello" in asked
                     connection.sendall(self.sent)
+                    for _ in range(self.drips):
+                        time.sleep(DRIP)
+                        connection.sendall(b" ")
 
     def close(self) -> None:
         self._server.shutdown(socket.SHUT_RDWR)
@@ -129,8 +139,8 @@ LIES: dict[str, Any] = {
     "a status of no meaning": raw(b"?", status=299),
     "wrong usage": raw(completion(usage={"prompt_tokens": -1, "completion_tokens": "many"})),
     "usage beyond all numbers": raw(completion(usage={"prompt_tokens": 10**400, "completion_tokens": 1e308})),
-    "ten megabytes": raw(completion(choices=[{"index": 0, "message": {"role": "assistant", "content": "x" * 10**7}}])),
-    "ten megabytes of error": raw(b"x" * 10**7, status=500),
+    "two megabytes": raw(completion(choices=[{"index": 0, "message": {"role": "assistant", "content": "x" * 2**21}}])),
+    "two megabytes of error": raw(b"x" * 2**21, status=500),
     "a negative Retry-After": Fault(429, headers={"retry-after": "-5"}),
     "a Retry-After of 30,000 years": Fault(429, headers={"retry-after": "1e12"}),
     "a Retry-After beyond all numbers": Fault(429, headers={"retry-after": "1e999"}),
@@ -184,31 +194,33 @@ def stream(app: ai.App, url: str, model: str) -> object:
     return list(app.stream("Hello", model=f"vllm:{model}", timeout=TIMEOUT))
 
 
+@functools.cache
+def client_of(app: ai.App, url: str) -> ai.OpenAI:
+    return ai.OpenAI(base_url=url, api_key=KEY, timeout=TIMEOUT, max_retries=0)
+
+
 def drop_in(app: ai.App, url: str, model: str) -> object:
-    return ai.OpenAI(base_url=url, api_key=KEY, timeout=TIMEOUT, max_retries=0).chat.completions.create(
-        model=model, messages=HELLO
-    )
+    return client_of(app, url).chat.completions.create(model=model, messages=HELLO)
 
 
 def drop_in_stream(app: ai.App, url: str, model: str) -> object:
-    client = ai.OpenAI(base_url=url, api_key=KEY, timeout=TIMEOUT, max_retries=0)
-    return list(client.chat.completions.create(model=model, messages=HELLO, stream=True))
+    return list(client_of(app, url).chat.completions.create(model=model, messages=HELLO, stream=True))
 
 
 def responses(app: ai.App, url: str, model: str) -> object:
-    return ai.OpenAI(base_url=url, api_key=KEY, timeout=TIMEOUT, max_retries=0).responses.create(
-        model=model, input="Hello"
-    )
+    return client_of(app, url).responses.create(model=model, input="Hello")
 
 
 FACES: list[Callable[[ai.App, str, str], object]] = [generate, stream, drop_in, drop_in_stream, responses]
+OURS = (generate, stream)
 SENT = "SELECT status FROM calls WHERE error_code IS DISTINCT FROM 'not_sent' ORDER BY id"
 OUTCOMES = {"ok", "error", "timeout", "cut"}
 
 
 def test_every_lie_by_name(endpoint: Endpoint, wire: Wire, monkeypatch: pytest.MonkeyPatch, figure: Figure):
-    """Our own calls raise errors of our tree; the drop-in client may raise what the SDK makes of an odd answer."""
-    wrong, answers, faults, slowest = [], 0, 0, 0.0
+    """Our own calls raise errors of our tree; the drop-in client also the SDK's, and what `json` says of no JSON."""
+    wrong, slowest = [], 0.0
+    came: collections.Counter[str] = collections.Counter()
     seen: list[str] = []
     with ai.connect(":memory:", retries=0) as app:
         for name, lie in LIES.items():
@@ -222,12 +234,10 @@ def test_every_lie_by_name(endpoint: Endpoint, wire: Wire, monkeypatch: pytest.M
                 hits, begun = endpoint.count + wire.count, time.monotonic()
                 try:
                     face(app, url, f"m{len(seen)}")  # whoever is asked to wait, waits before that model
-                    answers += 1
-                except (Error, openai.OpenAIError):
-                    faults += 1
+                    came["answer"] += 1
                 except Exception as error:
-                    faults += 1
-                    if face in (generate, stream):
+                    came[kind := kind_of(error)] += 1
+                    if kind == "other" or (kind != "ours" and face in OURS):
                         wrong.append(f"{name}, {face.__name__}: {error!r}")
                 slowest = max(slowest, took := time.monotonic() - begun)
                 if took > TIMEOUT + GRACE:
@@ -239,9 +249,39 @@ def test_every_lie_by_name(endpoint: Endpoint, wire: Wire, monkeypatch: pytest.M
                     wrong.append(f"{name}, {face.__name__}: {hits} hits, recorded as {found}")
     assert wrong == []
     figure(
-        f"{answers} answers, {faults} clear errors, all of them recorded; none later than {slowest:.1f} s",
+        f"{came['answer']} answers, {came['ours']} errors of ours and {came['SDK']} of the SDK, {came['json']} bare"
+        f" JSONDecodeErrors of its client; all recorded, none later than {slowest:.1f} s at a limit of {TIMEOUT} s",
         f"{len(LIES)} lies in {len(FACES)} ways",
     )
+
+
+def kind_of(error: Exception) -> str:
+    if isinstance(error, Error):
+        return "ours"
+    if isinstance(error, openai.OpenAIError):
+        return "SDK"
+    return "json" if isinstance(error, json.JSONDecodeError) else "other"
+
+
+def test_one_that_drips_holds_a_call_as_long_as_it_drips(wire: Wire, monkeypatch: pytest.MonkeyPatch, figure: Figure):
+    """The limit is for silence; it was never silent for so long. Then there is one clear error, and a record."""
+    monkeypatch.setenv("VLLM_BASE_URL", wire.url)
+    wire.sent, wire.drips = HEAD + b"content-length: 99999\r\n\r\n", DRIPS
+    took = []
+    try:
+        with ai.connect(":memory:", retries=0) as app:
+            for face in (generate, drop_in):
+                begun = time.monotonic()
+                with pytest.raises((Error, openai.OpenAIError)):
+                    face(app, wire.url, "m")
+                took.append(time.monotonic() - begun)
+            assert {status for (status,) in app.store.read(SENT)} <= {"error", "cut"}
+            assert len(app.store.read(SENT)) == len(took)
+    finally:
+        wire.drips = 0
+    assert TIMEOUT < DRIPS * DRIP <= min(took)
+    assert max(took) < DRIPS * DRIP + GRACE
+    figure(f"one that dripped for {DRIPS * DRIP:.1f} s held a call for {max(took):.1f} s at a limit of {TIMEOUT} s")
 
 
 def test_a_redirect_takes_no_key_elsewhere(client: ai.OpenAI, endpoint: Endpoint, app: ai.App):

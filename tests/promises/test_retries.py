@@ -29,7 +29,7 @@ from tests.promises.promising import Figure, Tries
 from tests.providers.lab import HELLO, Lab, rows, statuses
 
 PROMISE = "one retry policy and no hidden retries: recorded attempts are the provider's hits, Retry-After is obeyed"
-TRIES = Tries(60, 3000, "calls")
+TRIES = Tries(40, 3000, "calls")
 
 # On a machine that is busy otherwise an attempt may be admitted and not sent in time: it is judged again.
 SENT = "SELECT count(*) FROM calls WHERE error_code IS DISTINCT FROM 'not_sent'"
@@ -67,7 +67,7 @@ def test_recorded_attempts_are_the_providers_hits(tries: int, lab: Lab, endpoint
     rng = random.Random(seed := random.randrange(10**9))
     counted, client = 0, lab.client(timeout=0.15)
     for number in range(tries):
-        script = rng.choices(FAULTS, k=rng.randrange(4))
+        script = rng.choices(FAULTS, k=rng.randrange(4)) if number else [Stall()]
         endpoint.reply([*script, "done"])
         retries, stream = rng.randrange(4), rng.random() < 0.4
         before = endpoint.count
@@ -101,9 +101,7 @@ _texts = itertools.count()
 
 
 def batch(app: ai.App) -> object:
-    frame = pd.DataFrame(
-        {"text": [f"text {next(_texts)}", f"text {next(_texts)}"]}
-    )  # what is answered is not sent again
+    frame = pd.DataFrame({"text": [f"text {next(_texts)}"]})  # what is answered is not sent again
     given = ai.map(frame, "Say {text}", into="said", model="vllm:m", progress=False, concurrency=1, timeout=0.2)
     if given["said_error"].notna().any():
         raise Error(given["said_error"].iloc[0])
@@ -142,14 +140,14 @@ def test_no_face_repeats_in_secret(face: Callable[[ai.App], object], app: ai.App
 def test_retry_after_is_obeyed_to_the_providers_clock(
     face: Callable[[ai.App], object], app: ai.App, endpoint: Endpoint
 ):
-    endpoint.reply([Fault(429, retry_after=0.4, times=2), "done"])
+    endpoint.reply([Fault(429, retry_after=0.25, times=2), "done"])
     face(app)
     sent = collections.defaultdict(list)
     for call in endpoint.calls:
         sent[call.prompt].append(call.time)
     pauses = [after - before for each in sent.values() for before, after in itertools.pairwise(each)]
     assert len(pauses) == 2
-    assert min(pauses) >= 0.4
+    assert min(pauses) >= 0.25
 
 
 def test_attempts_are_recorded_and_belong_together(lab: Lab, endpoint: Endpoint):

@@ -16,6 +16,7 @@ from typing import Any
 
 import duckdb
 
+from ipyconvexai.errors import LedgerCorruptError
 from ipyconvexai.store import abandoned, faults, rewriting
 from ipyconvexai.store.admission import Admission
 from ipyconvexai.store.clock import Clock, utc_now
@@ -103,9 +104,12 @@ class Engine:
                     started(cursor.interrupt)
                 yield cursor
         except duckdb.Error as error:
+            translated = faults.translate(error, self._database.path)
+            if isinstance(translated, LedgerCorruptError):
+                self._database.leave_as_it_is(generation)
             if faults.is_fatal(error):
                 self._database.discard(generation)
-            raise faults.translate(error, self._database.path) from None
+            raise translated from None
 
     # ------------------------------------------------------------------------------------------ transactions, work
     def begin(self, statements: list[Statement]) -> tuple[Turn, Any]:

@@ -182,6 +182,12 @@ class Writer:
         self._drop_cursor()
         self._database.discard(self._generation)
 
+    def _translate(self, error: BaseException) -> errors.Error:
+        translated = faults.translate(error, self._database.path)
+        if isinstance(error, duckdb.Error) and isinstance(translated, errors.LedgerCorruptError):
+            self._database.leave_as_it_is(self._generation)
+        return translated
+
     # ------------------------------------------------------------------------------------------ group commit
     def _commit(self, group: list[Write]) -> None:
         inserts = [insert for write in group for insert in write.inserts]
@@ -229,9 +235,10 @@ class Writer:
                 self._start_afresh()
                 self._insert_all(inserts, again=True)  # it may have been committed before the file was given up
         except BaseException as error:
+            translated = self._translate(error)
             if faults.is_fatal(error):
                 self._start_afresh()
-            return faults.translate(error, self._database.path)
+            return translated
         return None
 
     def _insert_all(self, inserts: list[Insert], again: bool) -> None:
@@ -297,9 +304,10 @@ class Writer:
             passing("after_commit")
             self._database.check_place(writing=True)
         except BaseException as error:
+            translated = self._translate(error)
             if faults.is_fatal(error):
                 self._start_afresh()
-            job.outcome.set_exception(faults.translate(error, self._database.path))
+            job.outcome.set_exception(translated)
         else:
             self._tell(set(job.tables))
             job.outcome.set_result(result)

@@ -16,7 +16,6 @@ from typing import Any
 
 import duckdb
 
-from ipyconvexai.errors import LedgerCorruptError
 from ipyconvexai.store import abandoned, faults, rewriting
 from ipyconvexai.store.admission import Admission
 from ipyconvexai.store.clock import Clock, utc_now
@@ -105,7 +104,7 @@ class Engine:
                 yield cursor
         except duckdb.Error as error:
             translated = faults.translate(error, self._database.path)
-            if isinstance(translated, LedgerCorruptError):
+            if faults.is_damage(translated):
                 self._database.leave_as_it_is(generation)
             if faults.is_fatal(error):
                 self._database.discard(generation)

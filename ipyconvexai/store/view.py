@@ -52,7 +52,7 @@ class View:
                 rows = result.fetchall()
         except duckdb.Error as error:
             translated = faults.translate(error, self._database.path)
-            if isinstance(translated, errors.LedgerCorruptError):
+            if faults.is_damage(translated):
                 self._database.leave_as_it_is(self._generation)
             if faults.is_fatal(error):
                 self._database.discard(self._generation)

@@ -184,7 +184,7 @@ class Writer:
 
     def _translate(self, error: BaseException) -> errors.Error:
         translated = faults.translate(error, self._database.path)
-        if isinstance(error, duckdb.Error) and isinstance(translated, errors.LedgerCorruptError):
+        if isinstance(error, duckdb.Error) and faults.is_damage(translated):
             self._database.leave_as_it_is(self._generation)
         return translated
 

@@ -103,12 +103,11 @@ class Engine:
                     started(cursor.interrupt)
                 yield cursor
         except duckdb.Error as error:
-            translated = faults.translate(error, self._database.path)
-            if faults.is_damage(translated):
+            if faults.is_damage(error, self._database.path):
                 self._database.leave_as_it_is(generation)
             if faults.is_fatal(error):
                 self._database.discard(generation)
-            raise translated from None
+            raise faults.translate(error, self._database.path) from None
 
     # ------------------------------------------------------------------------------------------ transactions, work
     def begin(self, statements: list[Statement]) -> tuple[Turn, Any]:

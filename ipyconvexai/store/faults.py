@@ -52,9 +52,9 @@ def concerns_file(error: errors.Error) -> bool:
     return isinstance(error, _WHOLE)
 
 
-def is_damage(error: errors.Error) -> bool:
-    """Whether what DuckDB raised, translated, says that the file is damaged."""
-    return isinstance(error, errors.LedgerCorruptError)
+def is_damage(error: BaseException, path: str) -> bool:
+    """Whether DuckDB says by it that the file is damaged."""
+    return isinstance(error, duckdb.Error) and isinstance(translate(error, path), errors.LedgerCorruptError)
 
 
 def translate_opening(error: BaseException, path: str) -> errors.Error:

@@ -51,14 +51,13 @@ class View:
                 result = cursor.execute(prepared, statement.params)
                 rows = result.fetchall()
         except duckdb.Error as error:
-            translated = faults.translate(error, self._database.path)
-            if faults.is_damage(translated):
+            if faults.is_damage(error, self._database.path):
                 self._database.leave_as_it_is(self._generation)
             if faults.is_fatal(error):
                 self._database.discard(self._generation)
             if self._late and isinstance(error, duckdb.InterruptException):
                 raise _too_slow(self._limit or 0) from None
-            raise translated from None
+            raise faults.translate(error, self._database.path) from None
         return ([column[0] for column in result.description or ()], rows) if statement.is_query else rows
 
     @contextlib.contextmanager

@@ -182,11 +182,9 @@ class Writer:
         self._drop_cursor()
         self._database.discard(self._generation)
 
-    def _translate(self, error: BaseException) -> errors.Error:
-        translated = faults.translate(error, self._database.path)
-        if isinstance(error, duckdb.Error) and faults.is_damage(translated):
+    def _mind_damage(self, error: BaseException) -> None:
+        if faults.is_damage(error, self._database.path):
             self._database.leave_as_it_is(self._generation)
-        return translated
 
     # ------------------------------------------------------------------------------------------ group commit
     def _commit(self, group: list[Write]) -> None:
@@ -235,10 +233,10 @@ class Writer:
                 self._start_afresh()
                 self._insert_all(inserts, again=True)  # it may have been committed before the file was given up
         except BaseException as error:
-            translated = self._translate(error)
+            self._mind_damage(error)
             if faults.is_fatal(error):
                 self._start_afresh()
-            return translated
+            return faults.translate(error, self._database.path)
         return None
 
     def _insert_all(self, inserts: list[Insert], again: bool) -> None:
@@ -304,10 +302,10 @@ class Writer:
             passing("after_commit")
             self._database.check_place(writing=True)
         except BaseException as error:
-            translated = self._translate(error)
+            self._mind_damage(error)
             if faults.is_fatal(error):
                 self._start_afresh()
-            job.outcome.set_exception(translated)
+            job.outcome.set_exception(faults.translate(error, self._database.path))
         else:
             self._tell(set(job.tables))
             job.outcome.set_result(result)

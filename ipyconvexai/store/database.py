@@ -44,8 +44,6 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     # In DuckDB 2.0.0 this one makes ORDER BY ... LIMIT answer with wrong rows, or none: where row groups overlap (each
     # checkpoint begins a new one) it trusts in a group's greatest value, also when that was deleted or changed.
     "disabled_optimizers": "row_group_pruner",
-    # Table functions like enable_logging() change settings from within a SELECT.
-    "lock_configuration": "true",
 }
 
 
@@ -65,6 +63,7 @@ class Database:
         self._last_use = clock()
         self._last_locked = -OPEN_PATIENCE  # when another program was last found to hold the file
         self._closed = False
+        self._damaged = False  # the open file: it is left as it is
         self._file = self._log = _NOBODY  # the open file and its write-ahead log, as ``_identity`` gives them
         self._untold: set[bool] = set()  # who was not yet told that the file was moved: writers (True), readers
         self.generation = 0  # counts openings: what belongs to an older one (an appender, say) is dead
@@ -84,7 +83,7 @@ class Database:
             if self._connection is None:
                 # A discarded database lives on in this process while anybody holds a cursor of it.
                 self._gate.wait_for(lambda: not self._users, timeout=OPEN_PATIENCE)
-                self._connection = self._open()
+                self._connection, self._damaged = self._open(), False
                 self._file, self._log = _identity(self.path), _identity(f"{self.path}.wal")
                 self.generation += 1
             self._users += 1
@@ -199,6 +198,10 @@ class Database:
                 self._refuse_a_damaged_log()
             connection = self._connect()
             try:
+                # Closing a file does what it takes by itself, and nothing to one that was found damaged.
+                connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+                # Table functions like enable_logging() change settings from within a SELECT.
+                connection.execute("SET lock_configuration = true")
                 migrate(connection, self.path)
             except BaseException:
                 connection.close()
@@ -294,10 +297,15 @@ class Database:
             connection, self._connection = self._connection, None
             # What cannot be moved for lack of room stays in the write-ahead log, where it is safe.
             with contextlib.suppress(duckdb.Error):
-                # By itself closing leaves a log that was replayed and has an index in it.
-                connection.execute("CHECKPOINT")
+                if not self._damaged:
+                    connection.execute("CHECKPOINT")
             with contextlib.suppress(duckdb.Error):
                 connection.close()
+
+    def leave_as_it_is(self, generation: int) -> None:
+        """The opening `generation` was found damaged: nothing is moved from the log into the file when it closes."""
+        with self._gate:
+            self._damaged |= generation == self.generation
 
     def discard(self, generation: int) -> None:
         """Give up the opening `generation`, which is invalidated; the next use opens the file again."""

@@ -104,6 +104,8 @@ class Engine:
                     started(cursor.interrupt)
                 yield cursor
         except duckdb.Error as error:
+            if faults.is_damage(error, self._database.path):
+                self._database.leave_as_it_is(generation)
             if faults.is_fatal(error):
                 self._database.discard(generation)
             if self._database.is_closed:

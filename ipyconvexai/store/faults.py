@@ -9,7 +9,7 @@ import duckdb
 
 from ipyconvexai import errors
 
-__all__ = ["concerns_file", "is_fatal", "is_lock_conflict", "translate", "translate_opening"]
+__all__ = ["concerns_file", "is_damage", "is_fatal", "is_lock_conflict", "translate", "translate_opening"]
 
 _HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
 _NO_ROOM = ("No space left on device", "File too large", "Disk quota exceeded", "Could not write all bytes")
@@ -50,6 +50,11 @@ def is_fatal(error: BaseException) -> bool:
 def concerns_file(error: errors.Error) -> bool:
     """Whether the whole file is in trouble, and not only what was asked."""
     return isinstance(error, _WHOLE)
+
+
+def is_damage(error: BaseException, path: str) -> bool:
+    """Whether DuckDB says by it that the file is damaged."""
+    return isinstance(error, duckdb.Error) and isinstance(translate(error, path), errors.LedgerCorruptError)
 
 
 def translate_opening(error: BaseException, path: str) -> errors.Error:

@@ -49,7 +49,7 @@ def rewrite(path: str, config: Mapping[str, Any], criteria: Criteria) -> list[Ki
     """
     new = path + SUFFIX
     remove_leftovers(path)
-    own = {key: value for key, value in config.items() if key not in ("enable_external_access", "lock_configuration")}
+    own = {key: value for key, value in config.items() if key != "enable_external_access"}
     connection = duckdb.connect(config={**own, "temp_directory": new + ".tmp"})
     try:
         # For writing: this lock is held until the new file stands in the old one's place.

@@ -51,6 +51,8 @@ class View:
                 result = cursor.execute(prepared, statement.params)
                 rows = result.fetchall()
         except duckdb.Error as error:
+            if faults.is_damage(error, self._database.path):
+                self._database.leave_as_it_is(self._generation)
             if faults.is_fatal(error):
                 self._database.discard(self._generation)
             if self._database.is_closed:

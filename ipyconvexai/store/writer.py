@@ -182,6 +182,10 @@ class Writer:
         self._drop_cursor()
         self._database.discard(self._generation)
 
+    def _mind_damage(self, error: BaseException) -> None:
+        if faults.is_damage(error, self._database.path):
+            self._database.leave_as_it_is(self._generation)
+
     # ------------------------------------------------------------------------------------------ group commit
     def _commit(self, group: list[Write]) -> None:
         inserts = [insert for write in group for insert in write.inserts]
@@ -229,6 +233,7 @@ class Writer:
                 self._start_afresh()
                 self._insert_all(inserts, again=True)  # it may have been committed before the file was given up
         except BaseException as error:
+            self._mind_damage(error)
             if faults.is_fatal(error):
                 self._start_afresh()
             return faults.translate(error, self._database.path)
@@ -297,6 +302,7 @@ class Writer:
             passing("after_commit")
             self._database.check_place(writing=True)
         except BaseException as error:
+            self._mind_damage(error)
             if faults.is_fatal(error):
                 self._start_afresh()
             job.outcome.set_exception(faults.translate(error, self._database.path))

@@ -23,6 +23,7 @@ from ipyconvexai.limits.counters import (
 )
 from ipyconvexai.limits.definitions import UNITS_PER_USD, Asked, Definition, Measure, amount_text
 from ipyconvexai.limits.gate import LONGEST_PAUSE, Admitted, Gate, Past, Refused, usd_units
+from tests.promises.promising import most_in_a_window
 
 START = 1_700_000_000.0 - 1_700_000_000.0 % 86400
 numbers = itertools.count()
@@ -60,15 +61,6 @@ def refused(made: Gate, now: float = START, **fields: Any) -> Refused:
     answer = made.judge(call(**fields), now)
     assert isinstance(answer, Refused)
     return answer
-
-
-def most_in_a_window(stamps: list[float], per: float) -> int:
-    stamps, most, first = sorted(stamps), 0, 0
-    for last, stamp in enumerate(stamps):
-        while stamp - stamps[first] >= per:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
 
 
 def run(made: Gate, workers: int, seconds: float, rand: random.Random, duration: Callable[[], float]) -> list[float]:

@@ -1,4 +1,7 @@
-"""Makes the ledgers of this folder: one of each schema, as a release of that time left it, with rows in every table.
+"""Makes the ledgers of this folder: one of each schema, with rows in every table.
+
+The migrations up to that one make it, as they are now: released ones are never changed. No release of that time wrote
+it, so what only code wrote otherwise then (the bodies of its calls, say) is not in it.
 
     python tests/data/schemas/make.py 6     # when migration 006 is new
 

@@ -114,3 +114,21 @@ def test_a_key_within_a_key_leaves_nothing_of_the_longer_one():
     assert redact("<sk-first middle-of-it last-part>") == "<***>"
     assert redact_bytes(b"<sk-first middle-of-it last-part>") == b"<***>"
     assert redact("<middle-of-it>") == "<***>"
+
+
+@pytest.mark.parametrize("value", ["lm-studio", "not-needed", "placeholder", "00000000", "correcthorse"])
+def test_what_stands_in_for_a_key_is_no_secret(value: str, monkeypatch: pytest.MonkeyPatch):
+    """It is an ordinary word or a number, and would be taken out of answers, prices and links."""
+    monkeypatch.setenv("VLLM_API_KEY", value)
+    monkeypatch.setattr(settings, "_scanned", -10.0)
+    text = f"Start {value} and pay 1{value}00."
+    assert settings.redact(text) == text
+
+
+@pytest.mark.parametrize("value", ["hunter2hunter", "0123456789abcdef", "a" * 16])
+def test_a_short_key_is_one(value: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VLLM_API_KEY", value)
+    monkeypatch.setattr(settings, "_scanned", -10.0)
+    monkeypatch.setattr(settings, "_forms", {})
+    monkeypatch.setattr(settings, "_ordered", [])
+    assert settings.redact(f"<{value}>") == "<***>"

@@ -25,8 +25,8 @@ from tests.promises.children import Child, Say
 from tests.promises.promising import Figure, Tries
 
 PROMISE = (
-    "calls leave nothing behind: memory of a notebook grows by less than 1.5 MB, of the keeper at rest by less than 5 MB"
-    " and 0.25 MB for each 1,000 calls; open files stay within 8"
+    "calls leave nothing behind: memory of a notebook grows by less than 1.5 MB, of the keeper at rest by less than"
+    " 5 MB and 0.25 MB for each 1,000 calls; open files stay within 8"
 )
 TRIES = Tries(600, 50_000, "calls")
 

@@ -130,8 +130,11 @@ def _serve(requests: int, main: Callable[[str], int], fresh: str) -> None:
             if not request:
                 return
             if not os.fork():
-                os.close(requests)
-                os._exit(_be_keeper(main, fresh, *json.loads(request), *handles))
+                try:  # whatever happens: what cleans up after this process is not the child's to do
+                    os.close(requests)
+                    _be_keeper(main, fresh, *json.loads(request), *handles)
+                finally:
+                    os._exit(0)
             for handle in handles:
                 os.close(handle)
 
@@ -144,7 +147,7 @@ def _bury(*_: object) -> None:
 
 def _be_keeper(
     main: Callable[[str], int], fresh: str, database: str, environment: dict[str, str], end: int, log: int
-) -> int:
+) -> None:
     code = 1
     try:
         os.write(end, os.getpid().to_bytes(4, "little"))
@@ -163,4 +166,3 @@ def _be_keeper(
     except BaseException:
         traceback.print_exc()
     os.write(end, bytes([code]))
-    return code

@@ -20,7 +20,7 @@ from tests.kernels import KEY, Kernel, Result, environment_for
 from tests.promises.promising import Figure, Tries
 
 PROMISE = (
-    "Ctrl-C stops a cell within 0.1 s (median; not while the SDK is first imported) and leaves a usable kernel: the"
+    "Ctrl-C stops a cell within 0.1 s (median; not while a package is first imported) and leaves a usable kernel: the"
     " next cell works, and no call stays `sending`"
 )
 TRIES = Tries(18, 100, "interrupts")  # two of each cell
@@ -61,6 +61,12 @@ CELLS = {
     "ai.ledger.sql": "ai.ledger.sql(LONG)",
     "a client": "ai.OpenAI().responses.create(model='m', input='{n} client')",
 }
+# One of each kind, for what is imported at first use.
+FIRST = (
+    "ai.generate('afterwards')",
+    "ai.OpenAI().responses.create(model='m', input='afterwards')",
+    "ai.summarize(pd.DataFrame({'text': ['afterwards']}), 'text')",
+)
 # Expressions that a cell prints.
 OPEN = "ai.ledger.sql(\"SELECT count(*) FROM calls WHERE status IN ('sending', 'unknown')\").fetchall()[0][0]"
 STATES = "sorted({state for (state,) in ai.ledger.sql('SELECT DISTINCT status FROM calls').fetchall()})"
@@ -87,7 +93,7 @@ def kernel(endpoint: Endpoint, tmp_path: Path) -> Iterator[Kernel]:
     kernel = Kernel(environment_for(endpoint, tmp_path / "ledger.duckdb"))
     try:
         assert kernel.ready().run(BEFORE).status == "ok"
-        for first in ("ai.generate('afterwards')", "ai.OpenAI().responses.create(model='m', input='afterwards')"):
+        for first in FIRST:
             assert kernel.run(first).status == "ok"
         yield kernel
     finally:

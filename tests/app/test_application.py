@@ -153,7 +153,7 @@ def test_after_close_everything_says_so(endpoint: Endpoint, tmp_path: Path):
     app.close()
     with pytest.raises(errors.ConfigurationError, match="was closed"):
         app.generate("hello")
-    with pytest.raises(errors.StoreError, match="was closed"):
+    with pytest.raises(errors.ClosedError, match="is closed"):
         app.ledger.calls()
 
 

@@ -42,14 +42,14 @@ DEFECTS = {
         "braces that name no variable raise ValueError before anything is sent",
         (
             "magics/test_defects.py::test_braces_that_name_nothing_are_sent_byte_for_byte",
-            "promises/test_interpolation.py::test_what_names_nothing_stays_byte_for_byte",
+            "magics/test_fields.py::test_what_names_nothing_stays_byte_for_byte",
         ),
     ),
     2: Defect(
         "what a variable holds is read for names again: the whole environment goes to the model",
         (
             "magics/test_asking.py::test_a_hostile_value_leads_nowhere",
-            "promises/test_interpolation.py::test_a_value_is_never_read_again",
+            "magics/test_fields.py::test_a_value_is_never_read_again",
             "magics/test_defects.py::test_no_value_of_the_environment_is_sent_or_kept",
             "magics/test_defects.py::test_the_environment_is_refused_in_every_shape",
         ),

@@ -79,7 +79,7 @@ DEFECTS = {
         (
             "magics/test_defects.py::test_no_handler_of_the_model_s_is_shown",
             "magics/test_formats.py::test_html_is_cleaned_and_has_a_text",
-            "magics/test_formats.py::test_no_public_payload_survives",
+            "promises/test_no_script.py::test_no_payload_survives_at_any_door",
         ),
     ),
     7: Defect(
@@ -104,7 +104,7 @@ DEFECTS = {
             "magics/test_defects.py::test_without_a_model_the_error_names_cures",
             "magics/test_asking.py::test_an_empty_cell_is_not_sent",
             "magics/test_defects.py::test_an_apostrophe_is_a_letter",
-            "magics/test_any_line.py::test_any_line_gives_a_result_or_one_error",
+            "promises/test_any_line.py::test_any_line_gives_a_result_or_one_error",
         ),
     ),
     10: Defect(

@@ -18,7 +18,7 @@ from tests.magics.conftest import Run, Scripted
 from tests.promises.promising import Figure, Tries
 
 PROMISE = "any line after `%ai` gives a result or one readable error, never a raw traceback"
-TRIES = Tries(400, 20_000, "lines and cells")
+TRIES = Tries(1_000, 20_000, "lines and cells")
 
 bare_shell, shell, endpoint, run = magics.bare_shell, magics.shell, magics.endpoint, magics.run
 

@@ -23,7 +23,7 @@ from tests.promises.promising import Figure, Tries
 from tests.store.helpers import COLUMNS, row
 
 PROMISE = "a damaged file, or a damaged log of it, is reported and left as it is; nothing is silently reset"
-TRIES = Tries(30, 200, "flipped bits")
+TRIES = Tries(50, 200, "flipped bits")
 
 ROWS, LOGGED = 200, 40
 VERSIONS = list(migrations())

@@ -35,7 +35,7 @@ if sys.platform != "win32":
     import resource
 
 PROMISE = "a full disk loses nothing that was acknowledged, and stops sending; with room again, everything goes on"
-TRIES = Tries(3, 20, "limits")
+TRIES = Tries(5, 20, "limits")
 
 THREADS = 4
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets the limits of another process")

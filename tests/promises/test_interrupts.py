@@ -23,7 +23,7 @@ PROMISE = (
     "Ctrl-C stops a cell within 0.1 s (median; not while a package is first imported) and leaves a usable kernel: the"
     " next cell works, and no call stays `sending`"
 )
-TRIES = Tries(18, 100, "interrupts")  # two of each cell
+TRIES = Tries(20, 100, "interrupts")
 
 MEDIAN, AT_MOST = 0.1, 2.0  # seconds to stop
 OWN = 0.02  # seconds that the same kernel takes to stop a sleep, at the most, where a machine has not much other work
@@ -66,6 +66,7 @@ FIRST = (
     "ai.generate('afterwards')",
     "ai.OpenAI().responses.create(model='m', input='afterwards')",
     "ai.summarize(pd.DataFrame({'text': ['afterwards']}), 'text')",
+    "%%ai\nafterwards",
 )
 # Expressions that a cell prints.
 OPEN = "ai.ledger.sql(\"SELECT count(*) FROM calls WHERE status IN ('sending', 'unknown')\").fetchall()[0][0]"

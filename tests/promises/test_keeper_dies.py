@@ -35,7 +35,7 @@ PROMISE = (
     "the keeper may die (a wait of at most 1 s beyond the start of a Python), stand still (told after 10 s) or be of"
     " another version (told at once): then all goes on"
 )
-TRIES = Tries(6, 50, "kills of the keeper")
+TRIES = Tries(10, 50, "kills of the keeper")
 
 LATENCY = 0.02  # seconds that the provider takes
 EVERY = 0.15  # seconds between two calls of a thread; each of four processes has two

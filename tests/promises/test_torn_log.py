@@ -18,7 +18,7 @@ from tests.promises.promising import Figure, Tries
 from tests.store.helpers import COLUMNS, row
 
 PROMISE = "a write-ahead log that was cut anywhere gives whole commits, the first of them without a gap, and no error"
-TRIES = Tries(25, 200, "cuts")
+TRIES = Tries(50, 200, "cuts")
 
 COMMITS = 40
 

@@ -66,7 +66,7 @@ FIRST = (
     "ai.generate('afterwards')",
     "ai.OpenAI().responses.create(model='m', input='afterwards')",
     "ai.summarize(pd.DataFrame({'text': ['afterwards']}), 'text')",
-    "%%ai\nafterwards",
+    "%%ai\nfirst",  # not the word that is answered at once: later cells send it along
 )
 # Expressions that a cell prints.
 OPEN = "ai.ledger.sql(\"SELECT count(*) FROM calls WHERE status IN ('sending', 'unknown')\").fetchall()[0][0]"

@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import ipyconvexai as ai
 from ipyconvexai.store import start
@@ -17,6 +19,10 @@ from tests.keepers import Nursery
 from tests.promises.table import show
 
 _SPAWN = start._spawn
+
+# A busy machine needs a second for the table of characters that a first draw makes: time tells nothing of an example.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +77,21 @@ def little_to_collect() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests stay together, as they share kernels and servers; those of the browser all do."""
+    from xdist.scheduler import LoadFileScheduling
+
+    scheduling = LoadFileScheduling(config, log)
+    file_of = scheduling._split_scope
+
+    def share(nodeid: str) -> str:
+        return "tests/browser" if nodeid.startswith("tests/browser/") else file_of(nodeid)
+
+    scheduling._split_scope = share
+    return scheduling
 
 
 def pytest_collection_finish() -> None:

@@ -1,10 +1,10 @@
-"""A real JupyterLab or Notebook 7 in a real Chromium, one of each for a module.
+"""A real JupyterLab or Notebook 7 in a real Chromium, one of each for all tests of this folder.
 
 A module is of JupyterLab, unless it says ``pytest.mark.parametrize("server", ["lab", "notebook"], indirect=True)``.
 
 Chromium is the machine's own (Debian's package ``chromium``), never a download. ``IPYCONVEXAI_CHROMIUM`` names another.
-Nothing of it outlives its module: Playwright's loop runs in this thread while its browser lives, and other tests begin
-loops, count threads and look for processes.
+Nothing of it outlives this folder: Playwright's loop runs in this thread while its browser lives, and other tests begin
+loops, count threads and look for processes. Where tests run in several processes, these are all in one of them.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def chromium() -> str:
     pytest.skip(missing)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def endpoint() -> Iterator[Scripted]:
     """The one provider of all kernels."""
     double = Scripted()
@@ -100,17 +100,29 @@ def environment(url: str) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
+def servers(chromium: str) -> Iterator[dict[str, Server]]:
+    """Those that were needed so far, by the name of their app."""
+    started: dict[str, Server] = {}
+    yield started
+    for server in started.values():
+        server.close()
+
+
+@pytest.fixture
 def server(
-    chromium: str, endpoint: Scripted, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Server]:
+    servers: dict[str, Server],
+    endpoint: Scripted,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Server:
     app = getattr(request, "param", "lab")
-    server = Server(tmp_path_factory.mktemp(app), environment(endpoint.url), app)
-    yield server
-    server.close()
+    if app not in servers:
+        servers[app] = Server(tmp_path_factory.mktemp(app), environment(endpoint.url), app)
+    return servers[app]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
@@ -120,30 +132,31 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @dataclass
 class Window:
-    """A page of the browser, with the guard that saw all of it, and the notebook that tests share in it."""
+    """A page of the browser, with the guard that saw all of it, and the notebook that tests of a module share in it."""
 
     page: Page
     guard: Guard
     shared: Notebook | None = None
+    sharing: str = ""  # the module's name
 
 
-@pytest.fixture(scope="module")
-def windows(browser: Browser, server: Server) -> Iterator[list[Window]]:
-    """The one in use; tests of a module share it, until one fails."""
-    opened: list[Window] = []
+@pytest.fixture(scope="package")
+def windows(browser: Browser) -> Iterator[dict[str, Window]]:
+    """The one in use for each app: all tests share it, until one fails."""
+    opened: dict[str, Window] = {}
     yield opened
-    for window in opened:
+    for window in opened.values():
         window.page.context.close()
 
 
 @pytest.fixture
-def window(browser: Browser, server: Server, windows: list[Window]) -> Window:
-    if not windows:
+def window(browser: Browser, server: Server, windows: dict[str, Window]) -> Window:
+    if server.app not in windows:
         context = browser.new_context(viewport={"width": 1200, "height": 850})
         context.set_default_timeout(PATIENCE * 1000)
         guard = Guard(context, server.url)
-        windows.append(Window(context.new_page(), guard))
-    return windows[0]
+        windows[server.app] = Window(context.new_page(), guard)
+    return windows[server.app]
 
 
 @pytest.fixture
@@ -153,7 +166,7 @@ def guard(window: Window) -> Guard:
 
 @pytest.fixture
 def picture_of_a_failure(
-    window: Window, windows: list[Window], request: pytest.FixtureRequest, tmp_path: Path
+    window: Window, server: Server, windows: dict[str, Window], request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[None]:
     """Where a test fails; and the next one gets a page of its own."""
     failed_before = request.session.testsfailed
@@ -162,7 +175,7 @@ def picture_of_a_failure(
         picture = tmp_path / "page.png"
         window.page.screenshot(path=picture)
         print(f"The page when the test failed: {picture}")
-        windows.remove(window)
+        del windows[server.app]
         window.page.context.close()
 
 
@@ -197,13 +210,16 @@ def notebook(
 
 
 @pytest.fixture
-def shared(window: Window, server: Server, picture_of_a_failure: None) -> Open:
-    """``shared(cell, ...)``: these cells in a notebook whose kernel other tests had before: for those that leave it as
-    it was. Conversations of theirs are there, so titles differ."""
+def shared(window: Window, server: Server, request: pytest.FixtureRequest, picture_of_a_failure: None) -> Open:
+    """``shared(cell, ...)``: these cells in a notebook whose kernel other tests of the module had before: for those
+    that leave it as it was. Conversations of theirs are there, so titles differ."""
 
     def replace_cells(*cells: str) -> Notebook:
+        if window.shared is not None and window.sharing != request.module.__name__:
+            window.shared.close()
+            window.shared = None
         if window.shared is None:
-            window.shared = _opened(window, server, cells)
+            window.shared, window.sharing = _opened(window, server, cells), request.module.__name__
         window.shared.replace(list(cells))
         window.guard.begin(window.page)
         return window.shared

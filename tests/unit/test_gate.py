@@ -920,3 +920,34 @@ def test_what_was_under_way_may_be_dated_too_early():
 def test_what_has_ended_is_not_under_way():
     ended = past(START - 1, START - 0.5)
     assert not gate(limit(requests=3), past=[ended]).holds(ended.call.request_id)
+
+
+def test_the_second_waits_for_the_window_where_nothing_is_reserved():
+    """A window that slides gives nothing back by itself, whatever those before it turn out to take."""
+    counter = counter_for(measure("tokens", 100))
+    counter.settle(counter.take(50, START), None, START)
+    counter.queue("first", 60, 1.0, START)
+    told = counter.obstacle("second", 40, START)
+    assert told is not None
+    assert told.spent
+    assert told.after == pytest.approx(60.005)
+
+
+def test_the_second_may_have_what_the_first_for_one_token_leaves():
+    counter = counter_for(measure("tokens", 100, "aligned", per=3600.0))
+    counter.expire(START)
+    counter.settle(counter.take(99, START), None, START)
+    counter.queue("first", 1, 1.0, START)
+    told = counter.obstacle("second", 1, START)
+    assert told is not None
+    assert not told.spent
+    assert told.after is not None
+    assert told.after < 1
+
+
+def test_a_pause_is_heard_after_tidying():
+    made = gate(limit(requests=10**6))
+    for _ in range(1000):
+        made.judge(call(), START)
+    made.pause(("p", "", "m"), 5.0, None, START)
+    assert refused(made, START + 1).kind == "provider"

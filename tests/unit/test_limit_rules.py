@@ -567,3 +567,14 @@ def test_windows_that_are_given_a_beginning_begin_there():
     state = adopt(new, old, decide(old, None, 6030.0).state)
     assert not decide(new, state, 6059.0).ok
     assert decide(new, state, 6060.0).ok
+
+
+@pytest.mark.parametrize("start", [None, 0.0])
+def test_after_a_clock_was_set_back_windows_go_on_from_the_new_time(start: float | None):
+    rule = Rule(kind="fixed_window", rate=1, per=60, start=start)
+    late = decide(rule, decide(rule, None, 6000.0).state, 6600.0)
+    assert late.ok
+    early = decide(rule, late.state, 1200.0)
+    assert not early.ok
+    assert early.retry_after == 60.0
+    assert decide(rule, early.state, 1260.0).ok

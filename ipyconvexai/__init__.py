@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ipyconvexai import accessors as _accessors
+from ipyconvexai.interrupts import held as _held
 
 __version__ = "0.1.0"
 
@@ -163,16 +164,21 @@ def __getattr__(name: str) -> Any:
     if name == "ledger":  # of the current app, so never kept here
         return __getattr__("app")().ledger
     if name in ("actions", "errors", "testing"):
-        return importlib.import_module(f"ipyconvexai.{name}")
+        return _imported(name)
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'ipyconvexai' has no attribute {name!r}")
     if name in ("OpenAI", "AsyncOpenAI"):
-        importlib.import_module("ipyconvexai.application")  # wires the clients to the current app
+        _imported("application")  # wires the clients to the current app
     module, inner = home if isinstance(home, tuple) else (home, name)
-    value = getattr(importlib.import_module(f"ipyconvexai.{module}"), inner)
+    value = getattr(_imported(module), inner)
     globals()[name] = value
     return value
+
+
+def _imported(module: str) -> Any:
+    with _held():
+        return importlib.import_module(f"ipyconvexai.{module}")
 
 
 def __dir__() -> list[str]:
@@ -181,7 +187,8 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """``%load_ext ipyconvexai``"""
-    from ipyconvexai.notebook.extension import load
+    with _held():
+        from ipyconvexai.notebook.extension import load
 
     load(shell)
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from ipyconvexai import interrupts
+
 if TYPE_CHECKING:
     from ipyconvexai.batch.asks import Result
     from ipyconvexai.batch.control import Control
@@ -233,10 +235,12 @@ class Progress:
 
 def _this_screen(control: Control | None, clock: Clock) -> Screen:
     """A panel where a front end draws outputs, a line in a terminal, lines in a log file."""
-    from ipyconvexai.batch import bars
+    with interrupts.held():
+        from ipyconvexai.batch import bars
 
     if bars.in_notebook():
-        from ipyconvexai.batch.panel import Panel
+        with interrupts.held():
+            from ipyconvexai.batch.panel import Panel
 
         return Panel(control)
     return bars.terminal_or_log(clock)

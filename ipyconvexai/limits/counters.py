@@ -89,7 +89,7 @@ class Counter:
         ahead, place = self._ahead(request_id, now)
         if self.used + ahead + amount <= self.most:
             return None
-        sure = self._free_after(self.used + ahead + amount - self.most, amount, now)
+        sure = self._free_after(self.used + ahead + amount - self.most, now)
         if self._may_shrink(ahead) and self.used - self.reserved + amount <= self.most:
             look = self._next_look(place)
             return Obstacle(look if sure is None else min(sure, look), spent=False)
@@ -196,7 +196,7 @@ class Counter:
     def next_free(self, now: float) -> float | None:
         """Seconds until anything is free; 0.0: something is; None: nobody knows."""
         self.expire(now)
-        return 0.0 if self.used < self.most else self._free_after(1 + self.used - self.most, 1, now)
+        return 0.0 if self.used < self.most else self._free_after(1 + self.used - self.most, now)
 
     def _begin(self, entry: Entry, slack: float) -> None:
         pass
@@ -204,7 +204,7 @@ class Counter:
     def _end(self, entry: Entry, now: float) -> None:
         pass
 
-    def _free_after(self, missing: int, amount: int, now: float) -> float | None:
+    def _free_after(self, missing: int, now: float) -> float | None:
         """Seconds until `missing` more is free; None: never, or nobody knows."""
         return None
 
@@ -248,7 +248,7 @@ class Sliding(Counter):
             first = 0
         self._first = first
 
-    def _free_after(self, missing: int, amount: int, now: float) -> float | None:
+    def _free_after(self, missing: int, now: float) -> float | None:
         rounds = max(0, -(-(missing - self.used) // self.most))  # of what is not even there: the queue ahead
         rest = missing - rounds * self.most
         free = now
@@ -292,7 +292,7 @@ class Aligned(Counter):
             self._window = window
             self.used = self.reserved = 0
 
-    def _free_after(self, missing: int, amount: int, now: float) -> float | None:
+    def _free_after(self, missing: int, now: float) -> float | None:
         return (self._window + 1) * self.measure.per - now
 
 

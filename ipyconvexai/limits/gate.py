@@ -178,7 +178,7 @@ class Gate:
             for measure in definition.measures:
                 amount = _amount(measure, call)
                 if amount is None:
-                    return _unknown_amount(definition, measure, call)
+                    return _unknown_amount(definition, call)
                 counter = self._counter(definition, measure, call)
                 takes.append((counter, amount))
                 obstacle = counter.obstacle(call.request_id, amount, now)
@@ -231,7 +231,7 @@ class Gate:
             counter.leave_queue(request_id)
 
     def _counter(self, definition: Definition, measure: Measure, call: Asked) -> Counter:
-        batch = call.batch or "" if measure.window == "batch" else ""
+        batch = call.batch if measure.window == "batch" else ""  # else the definition does not concern it
         key = (definition.name, measure, f"{batch}\n{definition.key(call)}")
         counter = self._counters.get(key)
         if counter is None:
@@ -340,7 +340,7 @@ def _amount(measure: Measure, call: Asked) -> int | None:
     return 1
 
 
-def _unknown_amount(definition: Definition, measure: Measure, call: Asked) -> Refused:
+def _unknown_amount(definition: Definition, call: Asked) -> Refused:
     if call.tokens is None:
         return Refused(definition.name, "its size was not estimated", 0.0, "estimate")
     why = f"the price of {call.model or 'this call'} at {call.provider or 'its provider'} is not known"

@@ -48,7 +48,7 @@ class SlidingWindow:
         alive = self._alive(state, now)
         if self._fit(alive, level):
             return now
-        gone = bisect_left(range(len(alive)), True, lo=1, key=lambda gone: self._fit(alive[gone:], level))
+        gone = bisect_left(range(len(alive)), True, key=lambda gone: self._fit(alive[gone:], level))
         return self._end(alive[gone - 1])
 
     def take(self, state: State, now: float, count: float) -> tuple[State, float]:

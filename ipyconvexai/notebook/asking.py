@@ -15,6 +15,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
+from ipyconvexai import interrupts
 from ipyconvexai.errors import Error, draws_as
 from ipyconvexai.notebook import formats
 from ipyconvexai.notebook.formats import Format, Result
@@ -69,7 +70,8 @@ def ask(session: Session, options: Options, text: str, *, interpolated: bool = T
 
 
 def _check(options: Options) -> None:
-    from ipyconvexai.application import app
+    with interrupts.held():
+        from ipyconvexai.application import app
 
     if options.replay not in (None, "only") and app().settings.replay is Replay.ONLY:
         raise UsageError(

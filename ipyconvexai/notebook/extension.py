@@ -13,6 +13,7 @@ from traitlets import TraitError
 
 from ipyconvexai.context import tracebacks
 from ipyconvexai.notebook import completion, questions, where
+from ipyconvexai.notebook.magics import AiMagics
 
 __all__ = ["load", "unload"]
 
@@ -22,8 +23,6 @@ _KINDS = ("line", "cell")
 
 def load(shell: Any) -> None:
     """Register ``%ai`` and ``%%ai``; loading twice changes nothing."""
-    from ipyconvexai.notebook.magics import AiMagics
-
     other = shell.magics_manager.registry.get(NAME)
     if isinstance(other, AiMagics):
         return
@@ -47,8 +46,6 @@ def unload(shell: Any) -> None:
     tracebacks.unwatch(shell)
     questions.remove(shell.input_transformer_manager)
     completion.remove(shell)
-    from ipyconvexai.notebook.magics import AiMagics
-
     magics = shell.magics_manager.registry.get(NAME)
     if not isinstance(magics, AiMagics):
         return

@@ -12,6 +12,7 @@ from typing import Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from traitlets import Dict, Int, TraitError, Unicode, observe, validate
 
+from ipyconvexai import interrupts
 from ipyconvexai.notebook.help import HELP, WORDS
 from ipyconvexai.notebook.session import Alias, Session
 
@@ -79,8 +80,9 @@ class AiMagics(Magics):
     @line_cell_magic
     def ai(self, line: str, cell: str | None = None) -> None:
         __tracebackhide__ = True  # IPython's: a cell's own lines are what its user wants to see
-        from ipyconvexai.notebook import asking, commands
-        from ipyconvexai.notebook.options import cell_options, line_options
+        with interrupts.held():
+            from ipyconvexai.notebook import asking, commands
+            from ipyconvexai.notebook.options import cell_options, line_options
 
         if cell is not None:
             if not commands.run_cell(self.session, line.strip(), cell):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from ipyconvexai import interrupts
+
 if TYPE_CHECKING:
     from ipyconvexai.render.blocks import Blocks
     from ipyconvexai.render.cleaning import clean_html, text_of_html
@@ -56,7 +58,8 @@ _ROOMS = {
 def __getattr__(name: str) -> object:
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    with interrupts.held():
+        value = getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
     globals()[name] = value  # found without this function from now on
     return value
 

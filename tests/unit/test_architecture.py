@@ -20,6 +20,7 @@ PACKAGE = Path(ipyconvexai.__file__).parent
 FLOORS = {
     "attachments": 0,
     "crashpoints": 0,
+    "interrupts": 0,
     "errors": 0,
     "deadlines": 0,
     "guard": 0,

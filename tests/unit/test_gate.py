@@ -16,6 +16,7 @@ from ipyconvexai.limits.counters import (
     ASKS_AGAIN,
     BATCH_MEMORY,
     LEAST_SLACK,
+    RETURNS_WITHIN,
     Aligned,
     Sliding,
     counter_for,
@@ -943,6 +944,76 @@ def test_the_second_may_have_what_the_first_for_one_token_leaves():
     assert not told.spent
     assert told.after is not None
     assert told.after < 1
+
+
+def test_what_is_spent_beside_a_reservation_is_spent():
+    """Whatever comes of what is reserved, this does not fit."""
+    counter = counter_for(measure("tokens", 100, "batch"))
+    counter.settle(counter.take(60, START), None, START)
+    counter.take(30, START)
+    told = counter.obstacle("r", 50, START)
+    assert told is not None
+    assert told.spent
+
+
+def test_a_place_lapses_at_its_instant():
+    counter = counter_for(measure("requests", 2))
+    counter.take(1, START)
+    counter.queue("gone", 1, 1.0, START)
+    until = START + 1.0 + RETURNS_WITHIN
+    assert counter.waiting(until) == 0
+    assert counter.obstacle("r", 1, until) is None
+
+
+def test_what_ends_with_its_slack_is_counted_once():
+    counter = counter_for(measure("tokens", 10))
+    first = counter.take(4, START)
+    counter.settle(counter.take(6, START + 10), None, START + 10)
+    counter.settle(first, None, START + slack_of(60.0))
+    told = counter.obstacle("r", 5, START + 11)
+    assert told is not None
+    assert told.after == pytest.approx(59.005), "the first frees four alone"
+
+
+def test_what_was_given_back_does_not_lapse_as_well():
+    counter = counter_for(measure("tokens", 10))
+    counter.give_back(counter.take(4, START), START)
+    counter.take(3, START + 50)
+    counter.expire(START + 100)
+    assert counter.used == 3
+
+
+def test_a_long_list_of_what_has_gone_is_cut_and_loses_nothing():
+    counter = counter_for(measure("tokens", 1000))
+    for _ in range(600):
+        counter.settle(counter.take(1, START), None, START)
+    for _ in range(10):
+        counter.settle(counter.take(1, START + 100), None, START + 100)
+    counter.expire(START + 101)
+    assert counter.used == 10
+    counter.expire(START + 200)
+    assert counter.used == 0
+
+
+def test_what_was_paid_is_no_number_of_requests():
+    made = gate(limit(requests=10))
+    (sent,) = admitted(made)
+    made.settle(sent, 7, 5, START)
+    assert made.rows(START)[0].used == "1 request"
+
+
+def test_all_that_a_definition_measures_is_asked():
+    """Also what comes after one that does not concern the call, and after one that leaves room."""
+    made = gate(limit("other", requests=1, model="another"), limit("both", requests=10, tokens=5))
+    assert refused(made, tokens=6).name == "both"
+    assert len(admitted(made, tokens=5)) == 1
+    assert refused(made, tokens=1).why == "5 tokens per minute"
+
+
+def test_a_gate_without_definitions_admits_and_shows_nothing():
+    made = Gate()
+    assert all(made.judge(call(), START) == Admitted() for _ in range(1001))
+    assert made.rows(START) == []
 
 
 def test_a_pause_is_heard_after_tidying():

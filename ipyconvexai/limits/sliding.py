@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import Any
 
-from ipyconvexai.limits.instants import later_sum
+from ipyconvexai.limits.instants import later_sum, wait_between
 
 __all__ = ["EXACT", "SLOTS", "SlidingWindow"]
 
@@ -52,7 +52,8 @@ class SlidingWindow:
         return self._end(alive[gone - 1])
 
     def take(self, state: State, now: float, count: float) -> tuple[State, float]:
-        at = self.earliest(state, now, count)
+        # When its caller arrives there by waiting, which may be a rounding later.
+        at = now + wait_between(now, self.earliest(state, now, count))
         return self._record(state, now, at, count), at
 
     def charge(self, state: State, now: float, count: float) -> State:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ipyconvexai.errors import InputError
@@ -182,6 +182,7 @@ def test_a_sliding_window_passes_exactly_what_fits(rate: int, per: float, now: f
     begins,
     st.lists(st.tuples(spans, st.integers(1, 3), st.booleans()), max_size=40),
 )
+@example(2, 7.3, 0.0, [(0.3, 1, False), (0.3333333333333333, 2, True), (0.0, 1, True)])  # a wait that is rounded up
 def test_reservations_keep_the_limit_at_the_time_they_run(
     rate: int, per: float, now: float, takes: list[tuple[float, int, bool]]
 ):

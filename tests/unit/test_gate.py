@@ -1022,3 +1022,20 @@ def test_a_pause_is_heard_after_tidying():
         made.judge(call(), START)
     made.pause(("p", "", "m"), 5.0, None, START)
     assert refused(made, START + 1).kind == "provider"
+
+
+def test_what_is_settled_is_held_no_more_unless_a_better_outcome_may_follow():
+    made = gate(limit(requests=10))
+    first, second = admitted(made, count=2)
+    made.settle(first, None, None, START, final=False)
+    made.settle(second, None, None, START)
+    assert [made.holds(one) for one in (first, second)] == [True, False]
+
+
+def test_what_has_no_slack_of_its_own_has_the_least():
+    counter = counter_for(measure("tokens", 10, per=1.0))
+    counter.take(10, START)
+    told = counter.obstacle("r", 10, START)
+    assert told is not None
+    counter.expire(START + 1.0 + LEAST_SLACK + 0.01)
+    assert counter.used == 0

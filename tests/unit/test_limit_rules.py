@@ -597,3 +597,10 @@ def test_no_more_is_given_back_than_was_taken_then():
     rule = Rule(rate=5, per=60)
     state = decide(rule, decide(rule, None, BEGIN).state, BEGIN + 30).state
     assert value(rule, refund(rule, state, 2, BEGIN), BEGIN + 30) == 4
+
+
+def test_a_check_is_of_one():
+    rule = Rule(rate=3, per=60)
+    state = decide(rule, None, BEGIN, 2).state
+    assert check(rule, state, BEGIN).ok
+    assert not check(rule, decide(rule, state, BEGIN).state, BEGIN).ok

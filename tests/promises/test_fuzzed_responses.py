@@ -287,7 +287,9 @@ def test_rows_of_the_ledger(tries: int, app: ai.App, provider: Endpoint, figure:
         both_ways()
         with app.store.transaction() as execute:  # they stay few
             for table, key in FEW:
-                execute(f"DELETE FROM {table} WHERE {key} NOT IN (SELECT DISTINCT {key} FROM {table} ORDER BY 1 LIMIT 6)")
+                execute(
+                    f"DELETE FROM {table} WHERE {key} NOT IN (SELECT DISTINCT {key} FROM {table} ORDER BY 1 LIMIT 6)"
+                )
 
     fuzz()
     figure(f"{found[True]} replays, {found[False]} errors of ours, 0 others", f"{sum(found.values()):,} replays")

@@ -58,7 +58,7 @@ types: $(VENV)/.installed-dev ## mypy, strict
 	@$(BIN)/mypy
 
 promises: $(VENV)/.installed-dev ## each promise of the README with its figure; LONG=1 tries more often (up to an hour)
-	@$(BIN)/python -m pytest -q -n $(WORKERS) tests/promises $(if $(LONG),-m long) $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(if $(LONG),2,$(WORKERS)) tests/promises $(if $(LONG),-m long) $(ARGS)
 
 mutants: $(VENV)/.installed-dev ## mutation tests of limits and retries (half an hour); survivors: tests/mutants.md
 	@$(PIP) install --quiet 'mutmut>=3.8'

@@ -1,9 +1,9 @@
-"""Ctrl-C while modules are imported: it is held, and raised when they are there.
+"""Ctrl-C while parts of the package are first imported: it is held, and raised when they are there.
 
-Floor 0: calls nothing of the package. Promises: no Ctrl-C is lost to an import of ours, and none leaves a module half
-made; the second one is not held. Each import ends in a callback of a weak reference (`_get_module_lock` of
-``importlib._bootstrap``), and CPython drops what a callback raises ("Exception ignored in"): of 60 interrupts of a
-first ``import pandas, openai`` one was lost there, and two came out as an ImportError of pandas.
+Floor 0: calls nothing of the package. Promises: no Ctrl-C is lost to imports in a ``with held()`` block, and none
+leaves a module half made; the second one is not held. Each import ends in a callback of a weak reference
+(`_get_module_lock` of ``importlib._bootstrap``), and CPython drops what a callback raises ("Exception ignored in"): of
+60 interrupts of a first ``import pandas, openai`` one was lost there, and two came out as an ImportError of pandas.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ __all__ = ["held"]
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Imports go in here. Other threads get no interrupts, and who handles them in another way goes on doing so.
+    """What imports much goes in here. Other threads get no interrupts; who handles them in another way, also from
+    within, goes on doing so.
 
     Raises:
         KeyboardInterrupt: at the end, where a Ctrl-C came; at once, where a second one did.
@@ -32,12 +33,21 @@ def held() -> Iterator[None]:
     def note(number: int, frame: object) -> None:
         nonlocal came
         came = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _at_once)
 
     signal.signal(signal.SIGINT, note)
     try:
         yield
+    except KeyboardInterrupt:
+        came = False
+        raise
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) in (note, _at_once):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         if came:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt from None
+
+
+def _at_once(number: int, frame: object) -> None:
+    """As Python's own; but a block within the first one does not take it for that, and hold the second one, too."""
+    raise KeyboardInterrupt

@@ -82,6 +82,8 @@ def little_to_collect() -> Iterator[None]:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A file's tests stay together, as they share kernels and servers; those of the browser all do."""
+    if config.getvalue("dist") != "loadfile":  # somebody chose another one
+        return None
     from xdist.scheduler import LoadFileScheduling
 
     scheduling = LoadFileScheduling(config, log)

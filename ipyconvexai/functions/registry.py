@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ipyconvexai import interrupts
 from ipyconvexai.errors import InputError, UnknownFunctionError
 from ipyconvexai.functions.definitions import Definitions
 from ipyconvexai.functions.retries import ONCE, Retry
@@ -120,8 +121,10 @@ registry = Registry()
 
 def define_built_in() -> None:
     """Have the package's own functions defined: where functions are named, listed, or run as jobs."""
-    if ACTIONS not in sys.modules and importlib.util.find_spec(ACTIONS) is not None:
-        importlib.import_module(ACTIONS)
+    if ACTIONS not in sys.modules:
+        with interrupts.held():
+            if importlib.util.find_spec(ACTIONS) is not None:
+                importlib.import_module(ACTIONS)
 
 
 def of(thing: Any) -> Function:

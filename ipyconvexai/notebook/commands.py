@@ -6,12 +6,14 @@ is told, because a question is paid for.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from typing import Any
 
 from IPython.core.error import UsageError
 
+from ipyconvexai import interrupts
 from ipyconvexai.notebook import aliases, budgets, fixing, help, keeping, looking, prompts, running, usage
 from ipyconvexai.notebook.screens import display, say
 from ipyconvexai.notebook.session import Session
@@ -28,10 +30,17 @@ def run(session: Session, line: str) -> bool:
     """
     for pattern, command in _COMMANDS:
         if match := pattern.fullmatch(line):
+            if (pattern, command) not in _LIGHT:
+                _import_application()
             command(session, *match.groups())
             return True
     _check_question(line)
     return False
+
+
+def _import_application() -> None:
+    with interrupts.held():
+        importlib.import_module("ipyconvexai.application")
 
 
 def _check_question(line: str) -> None:
@@ -59,6 +68,7 @@ def run_cell(session: Session, line: str, cell: str) -> bool:
         print(help.HELP)
         return True
     if match := _SQL.fullmatch(line):
+        _import_application()
         keeping.run_cell_sql(session, match[1] or "", cell)
         return True
     return False
@@ -148,9 +158,10 @@ def _version(session: Session) -> None:
 
 _MISTYPED = re.compile(r"(?:version|doctor|help|functions|jobs|crons|limits|batches|prompts|chat|form)\s+-.*")
 
-_COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
-    *help.COMMANDS,
-    (re.compile(r"version"), _version),
+_Commands = tuple[tuple[re.Pattern[str], Callable[..., None]], ...]
+_LIGHT: _Commands = (*help.COMMANDS, (re.compile(r"version"), _version), *aliases.COMMANDS)  # without the application
+_COMMANDS: _Commands = (
+    *_LIGHT,
     (re.compile(r"doctor"), _doctor),
     (re.compile(r"""chat(?:\s+(?:"([^"]+)"|([^\s"-]\S*)))?"""), _chat),
     (running.RUN, running.run),
@@ -161,7 +172,6 @@ _COMMANDS: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = (
     (re.compile(r"limits"), _limits),
     (re.compile(r"batches"), _batches),
     (re.compile(r"""cancel\s+(?:"([^"]+)"|([^\s"]+))"""), _cancel),
-    *aliases.COMMANDS,
     *fixing.COMMANDS,
     *keeping.COMMANDS,
     *looking.COMMANDS,

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, Protocol
 
-from ipyconvexai import guard
+from ipyconvexai import guard, interrupts
 from ipyconvexai.errors import (
     ClosedError,
     Error,
@@ -109,7 +109,8 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         InputError: no ledger can have this path.
     """
     if path == ":memory:":
-        from ipyconvexai.store.inprocess import ThreadStore  # imports duckdb: only where it is used
+        with interrupts.held():
+            from ipyconvexai.store.inprocess import ThreadStore  # imports duckdb: only where it is used
 
         return ThreadStore(path)
     return KeeperStore(path)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from ipyconvexai import interrupts
 from ipyconvexai.application import App, app
 from ipyconvexai.errors import InputError
 from ipyconvexai.functions.tools import tools_of
@@ -134,7 +135,8 @@ class Chat:
             self._open()
             self._closed = False
         if self._view is None:
-            from ipyconvexai.widgets.views import ChatView  # imports anywidget
+            with interrupts.held():
+                from ipyconvexai.widgets.views import ChatView  # imports anywidget
 
             suggestions = [plain_text(each) for each in self._suggestions]
             state = {"title": plain_text(self.title), "busy": hears_while_busy(), "suggestions": suggestions}

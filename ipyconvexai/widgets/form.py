@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ipyconvexai import interrupts
 from ipyconvexai.application import App, app
 from ipyconvexai.errors import ArgumentsError, InputError
 from ipyconvexai.functions.plain import as_action
@@ -161,7 +162,8 @@ class Form:
         self._shown += 1
         when_run_again(self._run_again)
         if self._view is None:
-            from ipyconvexai.widgets.views import FormView  # imports anywidget
+            with interrupts.held():
+                from ipyconvexai.widgets.views import FormView  # imports anywidget
 
             self._view = FormView(self._state(hears_while_busy()), self._heard)
         show: Any = display  # IPython has no types for it

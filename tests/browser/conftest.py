@@ -9,6 +9,7 @@ loops, count threads and look for processes. Where tests run in several processe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 from ipyconvexai.testing import Endpoint
 from tests.browser.guard import Guard
@@ -105,8 +106,9 @@ def servers(chromium: str) -> Iterator[dict[str, Server]]:
     """Those that were needed so far, by the name of their app."""
     started: dict[str, Server] = {}
     yield started
-    for server in started.values():
-        server.close()
+    with contextlib.ExitStack() as stack:
+        for server in started.values():
+            stack.callback(server.close)
 
 
 @pytest.fixture
@@ -172,11 +174,13 @@ def picture_of_a_failure(
     failed_before = request.session.testsfailed
     yield
     if request.session.testsfailed > failed_before:
-        picture = tmp_path / "page.png"
-        window.page.screenshot(path=picture)
-        print(f"The page when the test failed: {picture}")
         del windows[server.app]
-        window.page.context.close()
+        picture = tmp_path / "page.png"
+        with contextlib.suppress(Error):  # a page that has crashed
+            window.page.screenshot(path=picture)
+            print(f"The page when the test failed: {picture}")
+        with contextlib.suppress(Error):
+            window.page.context.close()
 
 
 def _opened(window: Window, server: Server, cells: tuple[str, ...], kernel: str = "python3") -> Notebook:

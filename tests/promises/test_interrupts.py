@@ -1,7 +1,7 @@
 """Ctrl-C at random moments of whatever a cell may wait for, in a real kernel: see `PROMISE`.
 
 While modules are first imported, a Ctrl-C is held until they are there (tests/unit/test_interrupts.py says why): the
-first cell of each kind may take longer to stop. What the SDK imports by itself is not held, so a client is used before.
+first cell of each kind may take longer to stop. What the SDK imports late is not held, so a client is used before.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ PROMISE = (
 TRIES = Tries(20, 100, "interrupts")
 
 MEDIAN, AT_MOST = 0.1, 2.0  # seconds to stop
+FIRST = 10.0  # seconds to stop the first cell of a kind, with what it imports
 OWN = 0.02  # seconds that the same kernel takes to stop a sleep, at the most, where a machine has not much other work
 NEXT = 5.0  # seconds for the next cell; it takes 0.03
 SETTLED = 5.0  # seconds until what was in flight is written down; the cell does not wait for that
@@ -128,7 +129,7 @@ def test_whatever_is_interrupted_the_next_cell_works(kernel: Kernel, endpoint: E
         nexts.append(time.monotonic() - began)
         latencies += [latency] if n >= len(names) else []
         assert (after.status, after.printed) == ("ok", f"echo: {n} afterwards\n"), (tried, after.messages)
-        assert latency < AT_MOST * slow or n < len(names), tried
+        assert latency < (AT_MOST if n >= len(names) else FIRST) * slow, tried
         assert nexts[-1] < NEXT * slow, tried
         assert kernel.value(OPEN, within=SETTLED, until="0") == "0", tried
         assert kernel.value(WORK, within=SETTLED, until="0") == "0", tried
@@ -140,8 +141,8 @@ def test_whatever_is_interrupted_the_next_cell_works(kernel: Kernel, endpoint: E
     median = statistics.median(latencies)
     assert median < MEDIAN * slow, f"seed {seed}"
     figure(
-        f"0 unusable kernels, 0 of {recorded} calls stuck; stopped after {median * 1e3:.0f} ms (median; at most"
-        f" {max(latencies) * 1e3:.0f}; a sleep alone {own * 1e3:.0f}), the next cell took"
+        f"0 unusable kernels, 0 of {recorded} calls stuck; stopped after {median * 1e3:.0f} ms (median of"
+        f" {len(latencies)}; at most {max(latencies) * 1e3:.0f}; a sleep alone {own * 1e3:.0f}), the next cell took"
         f" {statistics.median(nexts) * 1e3:.0f} ms; the first of each kind once, with its imports",
         f"{tries} interrupts",
     )

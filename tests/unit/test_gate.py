@@ -1039,3 +1039,22 @@ def test_what_has_no_slack_of_its_own_has_the_least():
     assert told is not None
     counter.expire(START + 1.0 + LEAST_SLACK + 0.01)
     assert counter.used == 0
+
+
+def test_who_waits_elsewhere_now_has_left_its_place():
+    made = gate(limit("a", concurrency=1, user="ann"), limit("b", concurrency=1, model="large"))
+    (first,) = admitted(made, user="ann", model="small")
+    waits = call(user="ann", model="large")
+    assert isinstance(made.judge(waits, START), Refused)
+    made.settle(first, None, None, START)
+    assert len(admitted(made, user="bob", model="large")) == 1
+    assert isinstance(made.judge(waits, START), Refused)
+    assert [(row.name, row.waiting) for row in made.rows(START)] == [("a", 0), ("b", 1)]
+
+
+def test_a_counter_for_which_somebody_waits_is_not_idle():
+    counter = counter_for(measure("requests", 1))
+    counter.settle(counter.take(1, START), None, START)
+    counter.queue("r", 1, 1.0, START + 60)
+    assert not counter.is_idle(START + 60.01)
+    assert (counter.used, counter.under_way) == (0, 0)

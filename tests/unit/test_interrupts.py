@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -51,45 +53,58 @@ def interrupted(at, code):
 """
 
 
-def run(code: str) -> list[str]:
+def run(code: str, home: Path) -> list[str]:
     """The lines that a process of its own prints."""
-    command = [sys.executable, "-c", BEFORE + textwrap.dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command, environment = (
+        [sys.executable, "-c", BEFORE + textwrap.dedent(code)],
+        {**os.environ, "IPYTHONDIR": str(home)},
+    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_none_is_lost_and_the_module_is_there():
+def test_none_is_lost_and_the_module_is_there(tmp_path: Path):
     """The first is the interpreter's own: where it is not lost, a Python has mended what this guards against."""
-    said = run("""
+    said = run(
+        """
         for at, code in [
             ("wave", "import wave"),
             ("ipyconvexai.render.plain", "from ipyconvexai.render import plain_text"),
             ("ipyconvexai.notebook.magics", "ai.load_ipython_extension(InteractiveShell.instance())"),
             ("openai", "ai.generate"),
             ("ipyconvexai.batch.summarize", "ai.summarize"),
-            ("ipyconvexai.actions", "ai.actions"),
+            ("duckdb", "app = ai.connect(':memory:')"),
+            ("ipyconvexai.actions", "ai.run('start_conversation')"),
+            ("anywidget", "panel = ai.chat()._display_()"),
         ]:
             print(at, interrupted(at, code))
             exec(code)
-    """)
+    """,
+        tmp_path,
+    )
     assert said == [
         "wave False",
         "ipyconvexai.render.plain True",
         "ipyconvexai.notebook.magics True",
         "openai True",
         "ipyconvexai.batch.summarize True",
+        "duckdb True",
         "ipyconvexai.actions True",
+        "anywidget True",
     ]
 
 
-def test_a_magic_loses_none():
-    said = run("""
+def test_a_magic_loses_none(tmp_path: Path):
+    said = run(
+        """
         shell = InteractiveShell.instance()
         shell.run_line_magic("load_ext", "ipyconvexai")
-        for at in ("ipyconvexai.notebook.asking", "ipyconvexai.application"):
-            print(interrupted(at, "shell.run_cell_magic('ai', '', 'a question')"))
-    """)
+        print(interrupted("ipyconvexai.notebook.asking", "shell.run_cell_magic('ai', '', 'a question')"))
+        print(interrupted("ipyconvexai.application", "shell.run_line_magic('ai', 'usage')"))
+        """,
+        tmp_path,
+    )
     assert said == ["True", "True"]
 
 
@@ -107,6 +122,42 @@ def test_the_second_one_is_not_held():
         interrupt_twice()
     assert passed == [1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_second_one_is_not_held_by_a_block_within():
+    passed = []
+
+    def interrupt_twice() -> None:
+        with held():
+            signal.raise_signal(signal.SIGINT)
+            with held():
+                passed.append(1)
+                signal.raise_signal(signal.SIGINT)
+                passed.append(2)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_twice()
+    assert passed == [1]
+
+
+def test_one_that_comes_with_an_error_is_shown_alone():
+    def fail() -> None:
+        with held():
+            signal.raise_signal(signal.SIGINT)
+            raise ImportError("half made")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fail()
+    assert caught.value.__suppress_context__
+
+
+def test_who_begins_to_handle_interrupts_within_goes_on():
+    def mine(number: int, frame: object) -> None:
+        pass
+
+    with held():
+        signal.signal(signal.SIGINT, mine)
+    assert signal.getsignal(signal.SIGINT) is mine
 
 
 def test_an_error_of_an_import_stays_one():

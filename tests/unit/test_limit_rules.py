@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ipyconvexai.errors import InputError
+from ipyconvexai.limits.bucket import Bucket
 from ipyconvexai.limits.instants import later_sum, wait_between
 from ipyconvexai.limits.rules import KINDS, Decision, Rule, adopt, charge, check, decide, refund, value
 from ipyconvexai.limits.sliding import EXACT, SLOTS
@@ -604,3 +605,12 @@ def test_a_check_is_of_one():
     state = decide(rule, None, BEGIN, 2).state
     assert check(rule, state, BEGIN).ok
     assert not check(rule, decide(rule, state, BEGIN).state, BEGIN).ok
+
+
+def test_a_bucket_is_waited_for_to_a_few_roundings():
+    """The first guess is too early by two of them."""
+    bucket, level = Bucket(3, 3600.0, 1e6), 37474.93423752235
+    state = {"value": -611833.8545547022, "at": 0.0}
+    found = bucket.earliest(state, 0.0, level)
+    assert bucket.fits(state, found, level)
+    assert not bucket.fits(state, found - 4 * math.ulp(found), level)

@@ -20,6 +20,9 @@ from tests.promises.table import show
 
 _SPAWN = start._spawn
 
+# jsonschema asks this one for IRIs, which no test looks at: building its grammar takes each process two seconds.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
 # A busy machine needs a second for the table of characters that a first draw makes: time tells nothing of an example.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")

@@ -6,7 +6,6 @@ is told, because a question is paid for.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +39,7 @@ def run(session: Session, line: str) -> bool:
 
 def _import_application() -> None:
     with interrupts.held():
-        importlib.import_module("ipyconvexai.application")
+        import ipyconvexai.application  # noqa: F401 - for all that it imports
 
 
 def _check_question(line: str) -> None:

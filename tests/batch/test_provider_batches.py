@@ -704,7 +704,7 @@ def test_a_control_that_is_canceled_ends_the_wait(app: ai.App, endpoint: Endpoin
 
 @pytest.fixture
 def big(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    text = "x" * 20_000
+    text = "x" * 70_000
     with Endpoint(lambda call: Answer(text, usage=(1, 1))) as double:
         monkeypatch.setenv("OPENAI_BASE_URL", double.url)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
@@ -732,7 +732,7 @@ with ai.connect(model="openai:gpt-4o-mini", record="metadata") as app:
 def test_a_file_of_answers_is_never_in_memory_as_a_whole(big: Endpoint, tmp_path: Path):
     big.batches.polls = None
     with connect(tmp_path) as app:
-        submit(app, asks_of(app, [f"text {n}" for n in range(5000)]))
+        submit(app, asks_of(app, [f"text {n}" for n in range(1500)]))
     big.batches.finish(big.batches.all[0])
     output = big.batches.all[0].output
     assert output is not None
@@ -742,4 +742,4 @@ def test_a_file_of_answers_is_never_in_memory_as_a_whole(big: Endpoint, tmp_path
     grown = int(child.stdout)
     assert grown < 60_000_000, f"{grown:,}"
     with connect(tmp_path) as app:
-        assert statuses(app) == {"ok": 5000}
+        assert statuses(app) == {"ok": 1500}

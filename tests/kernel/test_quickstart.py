@@ -118,7 +118,7 @@ def test_without_the_notebook_it_says_where_it_is(tmp_path: Path, monkeypatch: p
 
 
 def test_on_the_real_local_model(checkout: Path):
-    """Three documents: structure and usage, never facts."""
+    """Two documents: structure and usage, never facts."""
     try:
         find_weights()
         import xllamacpp  # noqa: F401  its presence is what is asked
@@ -126,16 +126,16 @@ def test_on_the_real_local_model(checkout: Path):
         if os.environ.get("IPYCONVEXAI_TEST_LOCAL") == "required":
             raise
         pytest.skip("the local model is not installed: run `make weights`, or `make test`")
-    shorten(checkout / "notebooks" / "data" / "papers.csv", 3)
+    shorten(checkout / "notebooks" / "data" / "papers.csv", 2)
     done = run(["demo"], checkout, IPYCONVEXAI_MODEL="local")
     assert done.returncode == 0, done.stderr
     assert "smollm2-135m" in done.stdout
     assert "a very small model on this machine" in done.stdout
-    assert "0 requests sent, 3 summaries from the ledger" in done.stdout
+    assert "0 requests sent, 2 summaries from the ledger" in done.stdout
     notebook = nbformat.read(checkout / "notebooks" / "executed" / "01_quickstart.ipynb", as_version=4)
     usage: Any = next(cell for cell in notebook.cells if cell.source == "ai.ledger.usage()")
     row = usage.outputs[0].data["text/plain"].splitlines()[-1].split()
-    assert row[:3] == ["smollm2-135m", "4", "4"]
+    assert row[:3] == ["smollm2-135m", "3", "3"]
     assert int(row[3].replace(",", "")) > 300
     assert int(row[5].replace(",", "")) > 30
 

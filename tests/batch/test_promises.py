@@ -199,6 +199,7 @@ def share_limits(app: ai.App, endpoint: Endpoint, requests: int, tokens: int, pe
     assert used_up >= 0.85
 
 
+@pytest.mark.long  # tests/promises/test_rates.py has four processes, each time
 def test_two_processes_share_limits_for_some_seconds(app: ai.App, endpoint: Endpoint):
     share_limits(app, endpoint, requests=60, tokens=60 * TOKENS, per=3, windows=2.5)
 

@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
-# Tests that run side by side: on two processors three more, as many tests wait for something.
-WORKERS ?= 5
+# Tests that run side by side: on two processors two more, as many tests wait for something.
+WORKERS ?= 4
 # Where it is set, each of the hundreds of Pythons that tests start would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 

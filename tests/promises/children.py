@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -27,6 +28,11 @@ class Child:
     its ``with`` block."""
 
     def __init__(self, target: Callable[..., object], *args: Any) -> None:
+        main = sys.modules["__main__"]
+        if not hasattr(
+            main, "__spec__"
+        ):  # that of a shell which an earlier test began here; multiprocessing asks for it
+            main.__spec__ = None
         self._heard, said = _CONTEXT.Pipe(duplex=False)
         self._process = _CONTEXT.Process(target=_run, args=(dict(os.environ), said, target, args))
         self._process.start()

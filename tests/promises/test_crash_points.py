@@ -171,13 +171,14 @@ def keep(say: Say, path: str, point: str, how: How, after: int) -> None:
 def kept(tmp_path: Path, endpoint: Endpoint) -> Iterator[Any]:
     """Opens a ledger whose first keeper crashes at a point."""
     children = []
+    connect = ai.connect  # imported now: the keeper waits half a second for somebody, and then ends
 
     def opened(point: str, how: How, after: int) -> tuple[ai.App, Child]:
         path = tmp_path / f"{point}-{how}.duckdb"
         children.append(child := Child(keep, str(path), point, how, after))
         assert child.hear() == "armed"
         wait_for(lambda: (tmp_path / f"{path.name}.keeper" / "address").exists(), "the keeper to serve")
-        return ai.connect(path, model="openai:gpt-4o-mini"), child
+        return connect(path, model="openai:gpt-4o-mini"), child
 
     yield opened
     for child in children:
